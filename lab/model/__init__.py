@@ -1,0 +1,1 @@
+"""What the lab talks about: plain values, standard library only, no input or output."""

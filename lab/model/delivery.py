@@ -1,0 +1,30 @@
+"""What became of a stream: RFC 2544's words for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """Frames or messages counted at both ends of a stream; every field is a number of them but `duration_s`."""
+
+    offered: int
+    received: int
+    reordered: int = 0
+    duplicated: int = 0
+    duration_s: float = 0.0
+
+    @property
+    def lost(self) -> int:
+        """Offered and never received (a duplicate makes up for nothing)."""
+        return max(0, self.offered - self.received)
+
+    @property
+    def rate_pps(self) -> float:
+        """Received per second, 0.0 when the stream took no time."""
+        return self.received / self.duration_s if self.duration_s else 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """For the journal and for JSON."""
+        return {**asdict(self), "lost": self.lost}

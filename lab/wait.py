@@ -1,0 +1,29 @@
+"""Waiting for a condition with a deadline, the lab's only way to let time pass."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from lab.errors import WaitTimeout
+
+T = TypeVar("T")
+
+
+def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) -> T:
+    """The first true value of `condition`; WaitTimeout, naming `what`, after `within_s` seconds.
+
+    The condition is looked at once more at the deadline, so a slow machine cannot miss it.
+    """
+    deadline = time.monotonic() + within_s
+    pause_s = 0.0002
+    while True:
+        last_look = time.monotonic() >= deadline
+        value = condition()
+        if value:
+            return value
+        if last_look:
+            raise WaitTimeout(f"waited {within_s:g} s in vain for: {what}")
+        time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
+        pause_s = min(pause_s * 2, 0.02)
