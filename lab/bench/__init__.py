@@ -1,0 +1,1 @@
+"""Measuring, and keeping what was measured."""

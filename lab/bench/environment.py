@@ -1,0 +1,86 @@
+"""The machine, kernel, settings and commit of a run, read and never changed."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from lab.model.run import Environment
+
+SETTINGS = (
+    "net/core/bpf_jit_enable",
+    "net/core/bpf_jit_harden",
+    "net/core/netdev_budget",
+    "net/core/netdev_max_backlog",
+    "net/core/rmem_max",
+    "kernel/bpf_stats_enabled",
+    "kernel/unprivileged_bpf_disabled",
+)
+PACKAGES = ("bpflab", "pytest", "pyroute2", "scapy", "pytest-benchmark")
+
+
+def read_environment(project: Path) -> Environment:
+    """The environment of this process; `project` is the folder whose commit is meant ("" where git knows none)."""
+    return Environment(
+        kernel=platform.release(),
+        cpu=_cpu_model(),
+        cpus=len(os.sched_getaffinity(0)),
+        memory_bytes=os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        commit=_git(project, "rev-parse", "HEAD"),
+        dirty=bool(_git(project, "status", "--porcelain")),
+        bpf_jit={"0": "off", "1": "on", "2": "on, debug"}.get(_sysctl("net/core/bpf_jit_enable"), "unknown"),
+        tools={"python": platform.python_version(), **_package_versions()},
+        settings={name.replace("/", "."): _sysctl(name) for name in SETTINGS} | _processor_settings(),
+    )
+
+
+def _cpu_model() -> str:
+    for line in _text(Path("/proc/cpuinfo")).splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.machine()
+
+
+def _processor_settings() -> dict[str, str]:
+    """Frequency governor, turbo and hyper-threading; absent on most virtual machines."""
+    cpu = Path("/sys/devices/system/cpu")
+    found = {
+        "cpu.governor": _text(cpu / "cpu0/cpufreq/scaling_governor"),
+        "cpu.smt": _text(cpu / "smt/active"),
+        "cpu.no_turbo": _text(cpu / "intel_pstate/no_turbo"),
+        "cpu.hypervisor": "yes" if " hypervisor" in _text(Path("/proc/cpuinfo")) else "no",
+    }
+    return {name: value for name, value in found.items() if value}
+
+
+def _package_versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def _sysctl(name: str) -> str:
+    return _text(Path("/proc/sys") / name)
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
+
+
+def _git(project: Path, *arguments: str) -> str:
+    """What git prints, or "" where there is no git or no repository (root may read a user's checkout)."""
+    command = ["git", "-c", "safe.directory=*", "-C", str(project), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,82 @@
+"""Gathers the reports of one pytest session into a Run."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from lab.bench.environment import read_environment
+from lab.bench.store import new_id, write_run
+from lab.model.measurement import Measurement
+from lab.model.run import Result, Run
+
+OUTCOMES = ("passed", "skipped", "failed", "error")
+"""From mild to grave: a test has the gravest outcome of its setup, call and teardown."""
+
+
+@dataclass
+class _Entry:
+    """One test while its phases are reported."""
+
+    about: dict[str, str] = field(default_factory=dict)
+    outcome: str = "passed"
+    reason: str = ""
+    duration_s: float = 0.0
+    notes: dict[str, list[Mapping[str, Any]]] = field(default_factory=dict)
+
+
+class Session:
+    """Collects phase by phase; `finish` stores the run, or nothing when no recorded test ran."""
+
+    def __init__(self) -> None:
+        self.started = datetime.now(UTC)
+        self._clock = time.monotonic()
+        self._entries: dict[str, _Entry] = {}
+
+    def add(self, nodeid: str, phase: str, outcome: str, reason: str, duration_s: float) -> None:
+        """One phase ("setup", "call", "teardown") of one test."""
+        entry = self._entries.setdefault(nodeid, _Entry())
+        grave = "error" if outcome == "failed" and phase != "call" else outcome
+        if OUTCOMES.index(grave) > OUTCOMES.index(entry.outcome):
+            entry.outcome, entry.reason = grave, reason
+        entry.duration_s += duration_s
+
+    def describe(self, nodeid: str, about: dict[str, str], notes: dict[str, list[Mapping[str, Any]]]) -> None:
+        """Kind, program and title of a test that is to be stored, and what it noted."""
+        entry = self._entries.setdefault(nodeid, _Entry())
+        entry.about, entry.notes = about, notes
+
+    def finish(self, project: Path, folder: Path) -> Path | None:
+        """The file of the stored run."""
+        results = tuple(_result(nodeid, entry) for nodeid, entry in self._entries.items() if entry.about)
+        if not results:
+            return None
+        run = Run(
+            id=new_id(self.started),
+            started=self.started.isoformat(timespec="seconds"),
+            duration_s=round(time.monotonic() - self._clock, 3),
+            command=(Path(sys.argv[0]).name, *sys.argv[1:]),
+            environment=read_environment(project),
+            results=results,
+        )
+        return write_run(run, folder)
+
+
+def _result(nodeid: str, entry: _Entry) -> Result:
+    measured = entry.notes.pop("measurement", [])
+    return Result(
+        nodeid=nodeid,
+        kind=entry.about["kind"],
+        program=entry.about["program"],
+        title=entry.about["title"],
+        outcome=entry.outcome,
+        reason=entry.reason,
+        duration_s=round(entry.duration_s, 4),
+        notes=entry.notes,
+        measurements=tuple(Measurement.from_dict(each) for each in measured),
+    )

@@ -1,0 +1,49 @@
+"""Runs as JSON files: whole or absent, never half."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from datetime import datetime
+from pathlib import Path
+
+from lab.errors import StoreError
+from lab.model.run import Run
+
+
+def new_id(started: datetime) -> str:
+    """A name that sorts by time and that two runs started at once do not share."""
+    return f"{started:%Y%m%dT%H%M%S}-{secrets.token_hex(3)}"
+
+
+def write_run(run: Run, folder: Path) -> Path:
+    """Writes reports/runs/<id>.json: into a hidden file, flushed to disk, then renamed.
+
+    A crash leaves the old state. StoreError when the folder cannot be written.
+    """
+    target = folder / f"{run.id}.json"
+    hidden = folder / f".{run.id}.{os.getpid()}.tmp"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with hidden.open("x", encoding="utf-8") as file:
+            json.dump(run.as_dict(), file, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(target)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise StoreError(
+            f"store the run in {target}: it could not be written",
+            kernel=error.strerror or str(error),
+            mend="free some space, or name another folder with --lab-runs",
+        ) from error
+    return target
+
+
+def read_run(path: Path) -> Run:
+    """The run in a file; StoreError names the file when it is not one."""
+    try:
+        return Run.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"read {path}: not a stored run ({error})", mend="delete the file") from error

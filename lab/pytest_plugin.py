@@ -1,0 +1,191 @@
+"""The pytest plugin: fixtures `net`, `bpf` and `bench`, the journal of each test, and the stored run.
+
+Loaded by itself through the entry point pytest11. It costs nothing to a session that uses none of it: every room is
+imported by the fixture that needs it.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Generator, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from lab.errors import LabError, NeedsRoot, VerifierError
+from lab.model.journal import Journal, journal, note
+
+if TYPE_CHECKING:
+    from lab.bench.bench import Bench
+    from lab.bpf.loader import Loader
+    from lab.net.topology import Topology
+    from lab.traffic.network import Network
+
+FIXTURES = {"net", "bpf", "bench"}
+_journal_key = pytest.StashKey[Journal]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Where the stored runs go."""
+    group = parser.getgroup("bpflab", "bpflab: eBPF network programs")
+    group.addoption("--lab-runs", metavar="DIR", help="store the run here (default: reports/runs of the project)")
+    group.addoption("--no-lab-run", action="store_true", help="store no run")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Registers the markers; the process that prints also gathers the results."""
+    config.addinivalue_line("markers", "topology(topology): bring up this one for `net`, not the module's TOPOLOGY")
+    config.addinivalue_line("markers", "needs(feature, ...): skip, with the reason, where the kernel lacks one of them")
+    if not hasattr(config, "workerinput") and not config.getoption("--no-lab-run"):
+        config.pluginmanager.register(Gatherer(config), "bpflab-gatherer")
+
+
+@pytest.fixture
+def net(request: pytest.FixtureRequest) -> Iterator[Network]:
+    """The module's TOPOLOGY (or the marker's), up; gone when the test ends."""
+    from lab.traffic.network import Network
+
+    with Network(_topology(request)) as network:
+        yield network
+
+
+@pytest.fixture
+def bpf(request: pytest.FixtureRequest) -> Iterator[Loader]:
+    """`bpf.load(stem_or_path, **knobs)`; everything loaded is closed when the test ends."""
+    from lab.bpf.loader import Loader
+
+    with Loader(near=request.path.parent) as loader:
+        yield loader
+
+
+@pytest.fixture
+def bench() -> Bench:
+    """`bench.added_latency`, `bench.rate`, `bench.cost`: measurements that are stored with the run."""
+    from lab.bench.bench import Bench
+
+    return Bench()
+
+
+def _topology(request: pytest.FixtureRequest) -> Topology:
+    marker = request.node.get_closest_marker("topology")
+    if marker and marker.args:
+        return marker.args[0]
+    topology = getattr(request.module, "TOPOLOGY", None)
+    if topology is None:
+        raise LabError(
+            f"bring up `net` for {request.node.name}: {request.path.name} describes no topology",
+            mend='TOPOLOGY = Topology.pair("client", "server") at its top, or @pytest.mark.topology(...)',
+        )
+    return topology
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Without root nothing here can work: one sentence now is better than an error in each test."""
+    needy = [item for item in session.items if FIXTURES & set(getattr(item, "fixturenames", ()))]
+    if needy and os.geteuid() != 0 and not session.config.option.collectonly:
+        error = NeedsRoot(
+            f"run {needy[0].nodeid}: namespaces and BPF programs need root",
+            mend=f"sudo {Path(sys.prefix) / 'bin' / 'pytest'} {' '.join(session.config.args)}",
+        )
+        pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what this kernel cannot do; with LAB_STRICT=1 a missing feature is a failure."""
+    wanted = [name for marker in item.iter_markers("needs") for name in marker.args]
+    if not wanted:
+        return
+    from lab import features
+
+    for name in wanted:
+        state = features.state(name)
+        if not state.there:
+            (pytest.fail if os.environ.get("LAB_STRICT") == "1" else pytest.skip)(state.sentence)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Keeps a journal from the first line of setup to the last of teardown."""
+    with journal() as kept:
+        item.stash[_journal_key] = kept
+        return (yield)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Hands the journal to the report of the last phase: it crosses to the controller under pytest-xdist."""
+    report = yield
+    if call.excinfo is not None and isinstance(call.excinfo.value, VerifierError):
+        note("evidence", {"title": "verifier log", "text": call.excinfo.value.log})
+    if report.when == "teardown" and (about := _about(item)):
+        notes: dict[str, list[Any]] = {}
+        for each in item.stash[_journal_key].notes:
+            notes.setdefault(each.kind, []).append(dict(each.data))
+        vars(report)["lab"] = {"about": about, "notes": notes}
+    return report
+
+
+def _about(item: pytest.Item) -> dict[str, str] | None:
+    """Kind, program and title of a test whose result is stored: those below scenarios/ and benchmarks/.
+
+    A project that has neither folder stores every test that uses a fixture of the lab.
+    """
+    root = item.config.rootpath
+    inside = {"scenarios", "benchmarks"} & set(item.path.parts)
+    if not inside and ((root / "scenarios").exists() or not FIXTURES & set(getattr(item, "fixturenames", ()))):
+        return None
+    kind, _, stem = item.path.stem.partition("_")
+    document = inspect.getdoc(getattr(item, "function", None)) or item.name.replace("_", " ")
+    return {
+        "kind": "benchmark" if kind == "bench" else "scenario",
+        "program": stem,
+        "title": " ".join(document.partition("\n\n")[0].split()),
+    }
+
+
+class Gatherer:
+    """Gathers the reports of all tests, in the one process that also prints them, and stores the run."""
+
+    def __init__(self, config: pytest.Config) -> None:
+        from lab.bench.session import Session
+
+        self.config = config
+        self.session = Session()
+        self.stored: Path | None = None
+        self.failure: LabError | None = None
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """One phase of one test; under pytest-xdist it comes from a worker."""
+        reason = "" if report.passed else _reason(report)
+        self.session.add(report.nodeid, report.when or "call", report.outcome, reason, report.duration)
+        kept = getattr(report, "lab", None)
+        if kept:
+            self.session.describe(report.nodeid, kept["about"], kept["notes"])
+
+    def pytest_sessionfinish(self) -> None:
+        """Stores the run; a full disk spoils neither the session nor its exit status."""
+        root = self.config.rootpath
+        folder = Path(self.config.getoption("--lab-runs") or root / "reports" / "runs")
+        try:
+            self.stored = self.session.finish(root, folder)
+        except LabError as error:
+            self.failure = error
+
+    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
+        """Says where the run is."""
+        if self.failure:
+            terminalreporter.write_line(f"bpflab: {self.failure}", red=True)
+        elif self.stored:
+            terminalreporter.write_line(f"bpflab: run stored in {self.stored}; `lab report` writes the page")
+
+
+def _reason(report: pytest.TestReport) -> str:
+    """Why a test was skipped, or the whole text of its failure."""
+    if report.skipped and isinstance(report.longrepr, tuple):
+        return report.longrepr[2].removeprefix("Skipped: ")
+    return report.longreprtext
