@@ -1,0 +1,119 @@
+# Everything runs from a fresh clone: each target first sets up what it lacks.
+# `make` alone prints the list of targets; `make setup` a second time does nothing.
+
+SHELL         := /bin/bash
+.SHELLFLAGS   := -euo pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.ONESHELL:
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/stamps/project
+PYTEST := $(BIN)/python -m pytest
+# More words for pytest: make test PYTEST_ARGS='-k balance -x'
+PYTEST_ARGS ?=
+# Repeats a shuffled run: make test-shuffled SEED=1234
+SEED ?= $(shell echo $$RANDOM)
+
+# One program is one stem: its benchmark is benchmarks/bench_<stem>.py. The others measure the lab itself.
+STEMS              := $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c))
+PROGRAM_BENCHMARKS := $(wildcard $(STEMS:%=benchmarks/bench_%.py))
+LAB_BENCHMARKS     := $(filter-out $(PROGRAM_BENCHMARKS),$(wildcard benchmarks/bench_*.py))
+
+.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios bench bench-lab report doctor \
+	lint lint-python lint-c format lock wheel clean distclean
+
+help: ## this list
+	@echo 'bpflab tests and measures eBPF network programs. Run as root:'
+	echo
+	sed -n 's/^\([a-z-]*\):[^#]*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 24
+
+setup: $(READY) ## install what is missing: Debian packages, the virtual environment
+
+test: need-root $(READY) ## the harness's own tests and all scenarios
+	@$(PYTEST) -p no:randomly tests scenarios $(PYTEST_ARGS)
+
+test-shuffled: need-root $(READY) ## the same in random order; SEED=1234 repeats one
+	@$(PYTEST) --randomly-seed=$(SEED) tests scenarios $(PYTEST_ARGS)
+
+test-parallel: need-root $(READY) ## the same by two workers
+	@$(PYTEST) -p no:randomly -n 2 tests scenarios $(PYTEST_ARGS)
+
+scenarios: need-root $(READY) ## what each program promises
+	@$(PYTEST) -p no:randomly scenarios $(PYTEST_ARGS)
+
+bench: need-root $(READY) ## scenarios and benchmarks of the programs, and reports/index.html
+	@status=0
+	$(PYTEST) -p no:randomly scenarios $(PROGRAM_BENCHMARKS) $(PYTEST_ARGS) || status=$$?
+	$(BIN)/lab report
+	exit $$status
+
+bench-lab: need-root $(READY) ## what the harness itself costs
+	@$(PYTEST) -p no:randomly $(LAB_BENCHMARKS) $(PYTEST_ARGS)
+
+report: $(READY) ## write reports/index.html from the stored runs
+	@$(BIN)/lab report
+
+doctor: $(READY) ## what this kernel and machine can do, and what is missing
+	@$(BIN)/lab doctor
+
+lint: lint-python lint-c ## ruff, mypy, clang-format, clang with all warnings as errors
+
+lint-python: $(READY)
+	@$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+lint-c: packages
+	@scripts/lint-c
+
+format: $(READY) ## put Python and C into the project's shape
+	@$(BIN)/ruff check --fix --quiet . || true
+	$(BIN)/ruff format .
+	scripts/lint-c --fix
+
+wheel: $(READY) ## dist/bpflab-*.whl and the source archive
+	@$(BIN)/python -m build --no-isolation
+
+clean: ## remove what was built; keeps the virtual environment and the reports
+	@rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+
+distclean: clean ## the same, and the virtual environment
+	@rm -rf $(VENV)
+
+lock: $(READY) ## write requirements.lock anew, from pyproject.toml
+	@test -x $(VENV)/uv/bin/uv || { $(PYTHON) -m venv $(VENV)/uv && $(VENV)/uv/bin/pip install -q uv; }
+	$(VENV)/uv/bin/uv pip compile --quiet --no-config --default-index https://pypi.org/simple --upgrade --universal \
+	  --python-version 3.11 --extra dev --generate-hashes --custom-compile-command 'make lock' \
+	  --output-file requirements.lock pyproject.toml
+
+# --- Set-up, step by step: each stamp is newer than what it was made from. ---
+
+packages:
+	@scripts/install-packages
+
+$(VENV)/stamps/python: requirements.lock | packages
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo 'setup: bpflab needs Python 3.11 or newer: run make with PYTHON=python3.11' >&2; exit 2; }
+	if [ -d $(VENV) ] && ! [ -w $(VENV) ]; then \
+	  echo 'setup: $(VENV) belongs to another user: run sudo make setup' >&2; exit 2; fi
+	echo 'setup: Python packages into $(VENV)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	mkdir -p $(@D)
+	touch $@
+
+# The lab uses Debian's "bcc" package (it has no wheel) and nothing else of the system's Python.
+$(VENV)/stamps/bcc: $(VENV)/stamps/python
+	@ln -sfn /usr/lib/python3/dist-packages/bcc "$$(echo $(VENV)/lib/python3.*/site-packages)/bcc"
+	touch $@
+
+$(READY): pyproject.toml $(VENV)/stamps/python $(VENV)/stamps/bcc
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+need-root:
+	@[ "$$(id -u)" = 0 ] || { echo 'make: namespaces and BPF need root: run it with sudo' >&2; exit 2; }

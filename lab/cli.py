@@ -1,0 +1,88 @@
+"""The command `lab`: a door that wires and prints, and turns every error into one sentence and an exit status.
+
+Exit statuses: 0 done, 1 the answer is no (`lab doctor` found something required missing), 2 could not be done,
+130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from lab import __version__
+from lab.errors import LabError
+
+COMMANDS = {
+    "doctor": "What this kernel and machine can do, and what is missing.",
+    "list": "The programs at hand.",
+    "report": "Write reports/index.html from the stored runs.",
+}
+
+EXAMPLES = """\b
+Examples:
+  sudo lab doctor               is this machine ready, and what would a better one give?
+  lab list                      what can be loaded by its name
+  sudo pytest scenarios/        run the scenarios, store the run
+  lab report --open             look at what was stored
+"""
+
+
+class LazyGroup(click.Group):
+    """Lists its commands without importing them: `lab --help` takes as long as click does."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names, in the order of the help page."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command `name` of the module lab.commands.<name>."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = import_module(f"lab.commands.{cmd_name}").command
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names and sentences from COMMANDS, nothing imported."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+
+@click.group(cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="bpflab")
+def lab() -> None:
+    """Test and measure eBPF network programs on network namespaces."""
+
+
+def main() -> None:
+    """The console script."""
+    sys.exit(run(sys.argv[1:]))
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line and gives its exit status; nothing but the status leaves it."""
+    try:
+        status = lab.main(arguments, prog_name="lab", standalone_mode=False)
+        sys.stdout.flush()
+        return status if isinstance(status, int) else 0
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except LabError as error:
+        click.echo(f"lab: {error}", err=True)
+        return 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("lab: interrupted", err=True)
+        return 130
+    except BrokenPipeError:
+        # The reader went away (lab list | head -1); Python must not complain again when it closes stdout.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:
+        click.echo(f"lab: {error.strerror}: {error.filename}" if error.filename else f"lab: {error}", err=True)
+        return 2
