@@ -46,9 +46,10 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture
 def net(request: pytest.FixtureRequest) -> Iterator[Network]:
     """The module's TOPOLOGY (or the marker's), up; gone when the test ends."""
+    topology = _topology(request)
     from lab.traffic.network import Network
 
-    with Network(_topology(request)) as network:
+    with Network(topology) as network:
         yield network
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -32,7 +33,8 @@ def write_run(run: Run, folder: Path) -> Path:
             os.fsync(file.fileno())
         hidden.replace(target)
     except OSError as error:
-        hidden.unlink(missing_ok=True)
+        with suppress(OSError):  # already gone, or its folder never was
+            hidden.unlink()
         raise StoreError(
             f"store the run in {target}: it could not be written",
             kernel=error.strerror or str(error),

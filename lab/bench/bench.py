@@ -1,0 +1,46 @@
+"""The fixture `bench`: what a benchmark asks for, each a Measurement that is noted for the report."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+from lab.model.journal import note
+from lab.model.measurement import Measurement
+
+if TYPE_CHECKING:
+    from lab.bench.path import Path
+    from lab.bpf.program import Program
+
+
+class Bench:
+    """Measures programs; every figure has a unit, a method and an interval, and goes into the stored run."""
+
+    def cost(
+        self, program: Program, frame: Any, *, flows: Iterable[int] = (1, 65_536, 1_048_576), **options: Any
+    ) -> list[Measurement]:
+        """ns per packet by BPF_PROG_RUN, one measurement a number of flows (see `lab.bench.cost`)."""
+        from lab.bench.cost import measure_cost
+
+        return [self._kept(measure_cost(program, frame, flows=count, **options)) for count in flows]
+
+    def added_latency(self, program: Program, path: Path, frame: Any, **options: Any) -> Measurement:
+        """ns that attaching the program adds to a path, as a distribution (see `lab.bench.latency`)."""
+        from lab.bench.latency import measure_added_latency
+
+        return self._kept(measure_added_latency(program, path, frame, **options))
+
+    def rate(self, program: Program, path: Path, frame: Any, **options: Any) -> Measurement:
+        """Packets per second that the program processes without loss (see `lab.bench.rate`)."""
+        from lab.bench.rate import measure_rate
+
+        return self._kept(measure_rate(program, path, frame, **options))
+
+    def keep(self, measurement: Measurement) -> Measurement:
+        """Puts a measurement of your own into the stored run, and returns it."""
+        return self._kept(measurement)
+
+    @staticmethod
+    def _kept(measurement: Measurement) -> Measurement:
+        note("measurement", measurement.as_dict())
+        return measurement
