@@ -102,7 +102,7 @@ $(VENV)/stamps/python: requirements.lock | packages
 	  echo 'setup: $(VENV) belongs to another user: run sudo make setup' >&2; exit 2; fi
 	echo 'setup: Python packages into $(VENV)'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -qq --disable-pip-version-check --require-hashes -r requirements.lock
 	mkdir -p $(@D)
 	touch $@
 
@@ -112,7 +112,7 @@ $(VENV)/stamps/bcc: $(VENV)/stamps/python
 	touch $@
 
 $(READY): pyproject.toml $(VENV)/stamps/python $(VENV)/stamps/bcc
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
 need-root:

@@ -1,0 +1,1 @@
+"""The commands of `lab`, one a file; each is imported only when it runs."""
