@@ -5,10 +5,13 @@ Lower rooms never know who listens: `note()` costs one list append inside a `Jou
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
+
+Source = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -16,7 +19,12 @@ class Note:
     """One event: its kind ("topology", "program", "map_assertion", "delivery", "measurement", "evidence")."""
 
     kind: str
-    data: Mapping[str, Any]
+    source: Source
+
+    @cached_property
+    def data(self) -> Mapping[str, Any]:
+        """What was noted; a source that is a function is called when this is first read."""
+        return self.source() if callable(self.source) else self.source
 
 
 @dataclass
@@ -33,8 +41,11 @@ class Journal:
 _open: list[Journal] = []
 
 
-def note(kind: str, data: Mapping[str, Any]) -> None:
-    """Writes one event, as JSON-serialisable data, into the innermost open journal, if there is one."""
+def note(kind: str, data: Source) -> None:
+    """Writes one event, as JSON-serialisable data, into the innermost open journal, if there is one.
+
+    Data that is dear to make (a drawing) may be a function: it is called by the reader of the journal, or never.
+    """
     if _open:
         _open[-1].notes.append(Note(kind, data))
 
