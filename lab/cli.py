@@ -6,7 +6,6 @@ Exit statuses: 0 done, 1 the answer is no (`lab doctor` found something required
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
 
@@ -63,10 +62,12 @@ def main() -> None:
 
 
 def run(arguments: list[str]) -> int:
-    """Runs one command line and gives its exit status; nothing but the status leaves it."""
+    """Runs one command line and gives its exit status.
+
+    A reader that went away (`lab list | head -1`) ends the process quietly, with status 1: click does that.
+    """
     try:
         status = lab.main(arguments, prog_name="lab", standalone_mode=False)
-        sys.stdout.flush()
         return status if isinstance(status, int) else 0
     except click.exceptions.Exit as done:
         return done.exit_code
@@ -79,10 +80,10 @@ def run(arguments: list[str]) -> int:
     except (click.Abort, KeyboardInterrupt):
         click.echo("lab: interrupted", err=True)
         return 130
-    except BrokenPipeError:
-        # The reader went away (lab list | head -1); Python must not complain again when it closes stdout.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
     except OSError as error:
         click.echo(f"lab: {error.strerror}: {error.filename}" if error.filename else f"lab: {error}", err=True)
         return 2
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""The command `lab` answers quickly, in sentences, with an exit status that scripts can use."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lab.cli import COMMANDS, run
+
+LAB = (sys.executable, "-m", "lab.cli")
+
+DROP_DNS = """\
+// SPDX-License-Identifier: GPL-2.0-only
+/* drop_dns: drops what goes to port 53. Everything else
+ * passes.
+ */
+char license[] SEC("license") = "GPL";
+struct { } ports SEC(".maps");
+SEC("xdp")
+int drop(struct xdp_md *ctx)
+SEC("tc/ingress")
+int also(struct __sk_buff *skb)
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "pyproject.toml").touch()
+    (tmp_path / "bpf").mkdir()
+    (tmp_path / "bpf" / "drop_dns.bpf.c").write_text(DROP_DNS)
+    (tmp_path / "deep").mkdir()
+    monkeypatch.chdir(tmp_path / "deep")
+    return tmp_path
+
+
+def test_help_names_every_command_and_imports_none(capsys: pytest.CaptureFixture[str]) -> None:
+    """`lab --help` costs what click costs: no command, no rich, no pytest, no netlink is imported for it."""
+    script = "import sys; from lab.cli import run; run(['--help']); print(*sys.modules, sep='\\n')"
+    printed = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout
+
+    modules = set(printed.splitlines())
+    assert not modules & {"rich", "pytest", "pyroute2", "scapy", "jinja2", *(f"lab.commands.{c}" for c in COMMANDS)}
+    assert all(f"  {name} " in printed for name in COMMANDS)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_each_command_explains_itself(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Every command of the help page exists and has a help page of its own."""
+    assert run([name, "--help"]) == 0
+    assert f"Usage: lab {name}" in capsys.readouterr().out
+
+
+def test_unknown_command_is_status_2(capsys: pytest.CaptureFixture[str]) -> None:
+    """A word that is no command is named, with status 2."""
+    assert run(["lsit"]) == 2
+    assert "lsit" in capsys.readouterr().err
+
+
+def test_list_finds_the_programs_of_the_project_around(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From any folder below: stem, the hooks of its programs only, the first sentence without the stem."""
+    assert run(["list", "--json"]) == 0
+
+    found = {program["stem"]: program for program in json.loads(capsys.readouterr().out)}
+    assert found["drop_dns"]["sections"] == ["xdp", "tc/ingress"]
+    assert found["drop_dns"]["summary"] == "drops what goes to port 53"
+    assert found["drop_dns"]["path"] == str(project / "bpf" / "drop_dns.bpf.c")
+
+
+def test_list_in_a_pipe_is_plain_columns(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Not in a terminal there is one line a program: no colour, no box, no wrapping."""
+    assert run(["list"]) == 0
+
+    heading, *lines = capsys.readouterr().out.splitlines()
+    assert heading.split() == ["program", "hook", "what", "it", "does"]
+    [line] = [line for line in lines if line.startswith("drop_dns")]
+    assert line.split("  ")[-1] == "drops what goes to port 53"
+    assert "\x1b" not in line
+
+
+def test_a_file_of_the_project_goes_before_a_shipped_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A stem that the lab ships, too, is listed once: the project's."""
+    (project / "bpf" / "xdp_filter.bpf.c").write_text(DROP_DNS)
+
+    run(["list", "--json"])
+
+    paths = [p["path"] for p in json.loads(capsys.readouterr().out) if p["stem"] == "xdp_filter"]
+    assert paths == [str(project / "bpf" / "xdp_filter.bpf.c")]
+
+
+def test_report_without_runs_says_how_to_get_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No stored run: one sentence with the mend, status 2, and no page."""
+    assert run(["report"]) == 2
+
+    said = capsys.readouterr().err
+    assert "no stored run in ../reports/runs" in said
+    assert "make bench" in said
+    assert not (project / "reports" / "index.html").exists()
+
+
+def test_interrupt_is_one_line_and_130(tmp_path: Path) -> None:
+    """Ctrl-C in the midst of reading a run: status 130 and no traceback."""
+    os.mkfifo(tmp_path / "slow.json")
+    command = [*LAB, "report", "--runs", str(tmp_path), "--out", str(tmp_path / "page.html")]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    # open() returns when the command has opened the other end: it reads now.
+    with process, (tmp_path / "slow.json").open("w"):
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+
+    assert (process.returncode, said) == (130, "\nlab: interrupted\n")
+
+
+def test_a_reader_that_went_away_is_no_error(project: Path) -> None:
+    """`lab list | head -0` ends with status 1 and nothing on standard error."""
+    reading, writing = os.pipe()
+    os.close(reading)
+    with os.fdopen(writing) as gone:
+        done = subprocess.run([*LAB, "list"], stdout=gone, stderr=subprocess.PIPE, text=True)
+
+    assert (done.returncode, done.stderr) == (1, "")
+
+
+def test_a_file_that_cannot_be_written_is_one_sentence(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The system's words and the file's name, status 2."""
+    runs = project / "reports" / "runs"
+    runs.mkdir(parents=True)
+    (runs / "broken.json").write_text("{")
+    (project / "file").touch()
+
+    assert run(["report", "--out", "../file/page.html"]) == 2
+    assert "file" in capsys.readouterr().err
