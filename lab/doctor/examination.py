@@ -14,7 +14,7 @@ from lab.doctor.scenarios import Scenario, scenarios_in
 
 @dataclass(frozen=True)
 class Examination:
-    """`checks` of the machine, `features` of the kernel, and the scenarios found beside the project."""
+    """`checks` of the machine (required ones first), `features` of the kernel, and the scenarios found beside the project."""
 
     description: Mapping[str, object]
     checks: tuple[Check, ...]
@@ -49,7 +49,7 @@ def examine(project: Path) -> Examination:
     """Looks at this machine for the scenarios of `project`; changes nothing."""
     return Examination(
         description=machine.describe(),
-        checks=(*machine.look(), *kernel.look_at_basics()),
+        checks=tuple(sorted((*machine.look(), *kernel.look_at_basics()), key=lambda check: not check.required)),
         features=tuple(kernel.look_at_features()),
         scenarios=tuple(scenarios_in(project / "scenarios")),
     )

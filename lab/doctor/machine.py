@@ -31,9 +31,9 @@ class Tool:
 
 TOOLS = (
     Tool("clang", "clang", "compiles bpf/*.bpf.c", required=True),
-    Tool("bpftool", "bpftool", "shows the kernel's types and what is loaded", version_argument="version"),
+    Tool("bpftool", "bpftool", "a look at what is loaded", version_argument="version"),
     Tool("iperf3", "iperf3", "net.iperf3: TCP and UDP throughput"),
-    Tool("ip", "iproute2", "a look inside a network; the benchmark of topologies", version_argument="-V"),
+    Tool("ip", "iproute2", "a look inside a network", version_argument="-V"),
     Tool("ethtool", "ethtool", "a look at offloads"),
     Tool("tcpdump", "tcpdump", "a look at captured frames"),
     Tool("clang-format", "clang-format", "make lint"),
@@ -59,9 +59,9 @@ def describe() -> dict[str, object]:
 
 
 def look() -> Iterator[Check]:
-    """Every check of the machine, required ones first."""
+    """Every check of the machine."""
     yield _privileges()
-    yield from sorted((_tool(tool) for tool in TOOLS), key=lambda check: not check.required)
+    yield from (_tool(tool) for tool in TOOLS)
     yield from (_header(Path(path), package) for path, package in HEADERS)
     yield _jit()
     yield _cgroup2()
@@ -114,7 +114,7 @@ def _header(path: Path, package: str) -> Check:
 
 def _jit() -> Check:
     path = Path("/proc/sys/net/core/bpf_jit_enable")
-    gives = "programs at full speed; figures worth storing"
+    gives = "programs at full speed"
     if not path.exists():
         return Check("BPF JIT", "unknown", False, gives, f"{path} is missing", "a kernel with CONFIG_BPF_JIT=y")
     if path.read_text().strip() == "0":
@@ -134,7 +134,7 @@ def _cgroup2() -> Check:
 
 def _cpus() -> Check:
     number = len(os.sched_getaffinity(0))
-    gives = "sender and receiver of a benchmark side by side"
+    gives = "sender and receiver side by side"
     if number >= 2:
         return Check("two CPUs", "yes", False, gives, str(number))
     return Check("two CPUs", "no", False, gives, f"{number} only", "give the machine or this process a second CPU")
