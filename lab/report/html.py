@@ -2,9 +2,29 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from importlib import resources
 from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
 
+from markupsafe import Markup
+
+import lab
+from lab.errors import StoreError
+from lab.model import statistics
+from lab.report.curves import arms, embedded, sample_limit
+from lab.report.figures import metric_name, statistic_name
+from lab.report.page import Measured, Page, Test, dots, environment_facts, page_of, shown
+from lab.report.quantity import count, plain, quantity, seconds
 from lab.report.read import read_runs
+
+if TYPE_CHECKING:
+    from jinja2 import Environment
 
 
 def write(runs: Path, out: Path) -> Path:
@@ -12,7 +32,159 @@ def write(runs: Path, out: Path) -> Path:
 
     StoreError when the page cannot be written. Runs that cannot be read are named on the page.
     """
-    stored = read_runs(runs)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(f"<!doctype html><title>bpflab</title><p>{len(stored.results)} results", encoding="utf-8")
+    text = render(page_of(read_runs(runs)))
+    hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        hidden.write_text(text, encoding="utf-8", errors="replace")
+        hidden.replace(out)
+    except OSError as error:
+        hidden.unlink(missing_ok=True)
+        raise StoreError(
+            f"write the report {out}: the file could not be written",
+            kernel=error.strerror or str(error),
+            mend="name another file with --out, or free some space",
+        ) from error
     return out
+
+
+def render(page: Page) -> str:
+    """The whole page as text."""
+    scripts = [_file("vendor/uPlot.iife.min.js"), _file("templates/report.js")]
+    style = _file("vendor/uPlot.min.css") + _file("templates/report.css")
+    return (
+        _templates()
+        .get_template("report.html.j2")
+        .render(
+            page=page,
+            policy=_policy(scripts),
+            style=Markup(style),
+            scripts=[Markup(script) for script in scripts],
+            data=_json(_data(page)),
+            version=lab.__version__,
+        )
+    )
+
+
+def _file(name: str) -> str:
+    return resources.files("lab.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _policy(scripts: Iterable[str]) -> str:
+    """Nothing is loaded from anywhere, and only our own scripts run: a run's text cannot, even if it got through."""
+    digests = (base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts)
+    allowed = " ".join(f"'sha256-{digest}'" for digest in digests)
+    nothing = "default-src 'none'; base-uri 'none'; form-action 'none'"
+    return f"{nothing}; img-src data:; style-src 'unsafe-inline'; script-src {allowed}"
+
+
+def _data(page: Page) -> dict[str, Any]:
+    most = sample_limit(each.measurement for each in page.measured)
+    return {
+        each.key: {
+            **embedded(each.measurement, most),
+            "nodeid": each.latest.result.nodeid,
+            "run": each.latest.header.id,
+        }
+        for each in page.measured
+    }
+
+
+def _json(data: Mapping[str, Any]) -> Markup:
+    """JSON that no text in it can end: `<`, `>` and `&` are written as escapes."""
+    text = json.dumps(data, separators=(",", ":"), default=str, ensure_ascii=True)
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
+
+
+def _templates() -> Environment:
+    from jinja2 import Environment, PackageLoader  # 60 ms, which `lab --help` need not pay
+
+    templates = Environment(
+        loader=PackageLoader("lab.report", "templates"), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    templates.filters.update(
+        shown=_shown,
+        seconds=seconds,
+        quantity=quantity,
+        count_of=count,
+        metric_name=metric_name,
+        number_and_unit=_number_and_unit,
+        trial_count=_trial_count,
+        distribution_table=_distribution_table,
+        dots=dots,
+        loads=_loads,
+        map_names=_map_names,
+        diff=_diff,
+        facts=environment_facts,
+    )
+    return templates
+
+
+def _shown(value: object) -> str:
+    from jinja2 import Undefined
+
+    return "" if isinstance(value, Undefined) else shown(value)
+
+
+def _number_and_unit(text: str) -> Markup:
+    number, _, unit = text.partition(" ")
+    return Markup('{} <span class="unit">{}</span>').format(number, unit)
+
+
+def _trial_count(measured: Measured) -> str:
+    return plain(sum(len(trial.samples) for trial in measured.measurement.trials))
+
+
+def _loads(times_ms: list[float]) -> str:
+    return plain(round(median(times_ms), 1)) if times_ms else "not told"
+
+
+def _map_names(maps: object) -> str:
+    """Maps are noted as names, or as facts with a name."""
+    if isinstance(maps, list | tuple):
+        return ", ".join(_shown(each.get("name", "")) if isinstance(each, Mapping) else _shown(each) for each in maps)
+    return ", ".join(map(str, maps)) if isinstance(maps, Mapping) else _shown(maps)
+
+
+def _diff(text: object, test: Test) -> Markup:
+    """Lines that start with + or - set off, as in a diff; everything else as it came."""
+    kinds = {"+": "added", "-": "removed"}
+    lines = test.cut(text if isinstance(text, str) else _shown(text)).splitlines()
+    looks_like_one = {line[:1] for line in lines} >= {"+", "-"}
+    return Markup("\n").join(
+        Markup('<span class="{}">{}</span>').format(kinds[line[0]], line)
+        if looks_like_one and line[:1] in kinds
+        else Markup("{}").format(line)
+        for line in lines
+    )
+
+
+def _distribution_table(measured: Measured) -> Markup:
+    """Percentiles of each arm, and of the difference as the instrument computed it."""
+    measurement = measured.measurement
+    names = [*statistics.QUANTILES]
+    heads = Markup("").join(Markup('<th class="n">{}</th>').format(statistic_name(name)) for name in names)
+    several = arms(measurement)
+    rows = [
+        _row(
+            arm,
+            [quantity(statistics.quantile(samples, statistics.QUANTILES[name]), measurement.unit) for name in names],
+            plain(len(samples)),
+        )
+        for arm, samples in several.items()
+    ]
+    if len(several) > 1:
+        told = [
+            quantity(measurement.summary[name], measurement.unit) if name in measurement.summary else ""
+            for name in names
+        ]
+        rows.append(_row("difference", told, ""))
+    return Markup(
+        '<div class="scroll"><table><thead><tr><th>Arm</th>{}<th class="n">Samples</th></tr></thead>'
+        "<tbody>{}</tbody></table></div>"
+    ).format(heads, Markup("").join(rows))
+
+
+def _row(name: str, values: list[str], samples: str) -> Markup:
+    cells = Markup("").join(Markup('<td class="n">{}</td>').format(value) for value in [*values, samples])
+    return Markup("<tr><td>{}</td>{}</tr>").format(name, cells)

@@ -1,0 +1,119 @@
+"""What a measurement says in words: its headline, its interval, its limit and whether that was kept."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from lab.model import statistics
+from lab.model.measurement import Limit, Measurement
+from lab.report.curves import arms
+from lab.report.quantity import plain, quantity, span
+
+METRICS = {"added_latency": "Added latency", "rate": "Rate", "cost": "Cost", "goodput": "Goodput"}
+STATISTICS = {"p50": "median", "p999": "p99.9", "p9999": "p99.99", "n": "samples", "mean": "mean"}
+HALF_WIDTH = 1.96
+"""Standard deviations to each side that hold 95 % of a normal distribution."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One number with all that it needs to be believed."""
+
+    statistic: str
+    value: str
+    interval: str
+    limit: str
+    kept: bool | None
+    of_limit: float
+
+    @property
+    def sentence(self) -> str:
+        """One line without colour: p99 1.21 µs (95 %: 1.18 to 1.25 µs), limit below 10 µs: kept."""
+        verdict = f", limit {self.limit}: {'kept' if self.kept else 'BROKEN'}" if self.limit else ""
+        interval = f" (95 %: {self.interval})" if self.interval else ""
+        return f"{self.statistic} {self.value}{interval}{verdict}"
+
+
+def metric_name(metric: str) -> str:
+    """The metric's name as a heading."""
+    return METRICS.get(metric) or metric.replace("_", " ").capitalize() or "Measurement"
+
+
+def statistic_name(statistic: str) -> str:
+    """The statistic's name as people say it: p50 is the median."""
+    return STATISTICS.get(statistic) or statistic.replace("_", " ")
+
+
+def telling_figure(measurement: Measurement) -> Figure:
+    """The figure that the author promised something about, or else the headline."""
+    limit = measurement.limit
+    if limit is None or limit.statistic not in measurement.summary:
+        return _figure(measurement, measurement.headline, None)
+    return _figure(measurement, limit.statistic, limit)
+
+
+def headline_figure(measurement: Measurement) -> Figure:
+    """The figure that the instrument is best at."""
+    limit = measurement.limit if measurement.limit and measurement.limit.statistic == measurement.headline else None
+    return _figure(measurement, measurement.headline, limit)
+
+
+def summary_value(measurement: Measurement, statistic: str) -> str:
+    """One figure of the summary with its unit; shares and counts have units of their own."""
+    value = measurement.summary[statistic]
+    if statistic == "n":
+        return plain(value)
+    if statistic.startswith("share"):
+        return f"{value * 100:.3f}".rstrip("0").rstrip(".") + " %"
+    return quantity(value, measurement.unit)
+
+
+def interval_of(measurement: Measurement, statistic: str) -> tuple[float, float] | None:
+    """The 95 % interval of a figure: as stored for the headline, from the raw trials for another quantile."""
+    if statistic == measurement.headline:
+        return measurement.interval
+    fraction = statistics.QUANTILES.get(statistic)
+    samples = arms(measurement)
+    if fraction is None or "with" not in samples:
+        return None
+    low, high = quantile_interval(samples["with"], fraction)
+    if "without" not in samples:
+        return low, high
+    bare_low, bare_high = quantile_interval(samples["without"], fraction)
+    return low - bare_high, high - bare_low
+
+
+def quantile_interval(samples: Sequence[float], fraction: float) -> tuple[float, float]:
+    """The 95 % interval of a quantile by order statistics, whatever the distribution (Conover, 1999, section 3.2)."""
+    ordered = sorted(samples)
+    count = len(ordered)
+    reach = HALF_WIDTH * math.sqrt(count * fraction * (1 - fraction))
+    low = math.floor(count * fraction - reach)
+    high = math.ceil(count * fraction + reach)
+    return ordered[max(0, low - 1)], ordered[min(count - 1, high)]
+
+
+def limit_text(limit: Limit, unit: str) -> str:
+    """The promise: below 10 µs."""
+    return f"{'below' if limit.below else 'above'} {quantity(limit.value, unit)}"
+
+
+def _figure(measurement: Measurement, statistic: str, limit: Limit | None) -> Figure:
+    value = measurement.summary[statistic]
+    interval = interval_of(measurement, statistic)
+    return Figure(
+        statistic=statistic_name(statistic),
+        value=summary_value(measurement, statistic),
+        interval=span(interval, measurement.unit) if interval else "",
+        limit=limit_text(limit, measurement.unit) if limit else "",
+        kept=limit.holds_for(value) if limit else None,
+        of_limit=_share_of_limit(value, limit) if limit else 0.0,
+    )
+
+
+def _share_of_limit(value: float, limit: Limit) -> float:
+    """How much of what the limit allows is used: over 1.0 it is broken."""
+    top, bottom = (value, limit.value) if limit.below else (limit.value, value)
+    return max(0.0, top / bottom) if bottom > 0 else 1.0
