@@ -31,6 +31,8 @@ NLA_F_NESTED = 0x8000
 
 # Below the default send buffer (212992 bytes), above which the kernel says EMSGSIZE.
 CHUNK_BYTES = 64 * 1024
+# Answers wait in the receive buffer, each as a page or so of kernel memory: fewer than fit the default 212992 bytes.
+QUESTIONS = 24
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -38,12 +40,15 @@ _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")
 
 
 class Request(NamedTuple):
-    """One message: its type, flags and body, and what an error shall say was being done."""
+    """One message: its type, flags and body, and the words in which an error says what was being done.
+
+    The words are joined when there is an error: joining those of 500 namespaces takes as long as the kernel for ten.
+    """
 
     kind: int
     flags: int
     body: bytes
-    what: str
+    what: tuple[object, ...]
 
 
 class Reply(NamedTuple):
@@ -118,6 +123,23 @@ class RouteSocket:
             self._socket.send(_pack(request, self._sequence, NLM_F_REQUEST | NLM_F_ACK))
             return list(self._replies(request))
 
+    def ask_each(self, requests: Sequence[Request]) -> list[Reply]:
+        """The one answer to each of many requests, in order; a refusal is an answer of kind NLMSG_ERROR."""
+        replies: list[Reply] = []
+        with self._lock:
+            for start in range(0, len(requests), QUESTIONS):
+                replies += self._ask_chunk(requests[start : start + QUESTIONS])
+        return replies
+
+    def _ask_chunk(self, chunk: Sequence[Request]) -> list[Reply]:
+        first = self._sequence + 1
+        self._sequence += len(chunk)
+        self._socket.sendall(b"".join(_pack(each, first + at, NLM_F_REQUEST) for at, each in enumerate(chunk)))
+        replies: list[Reply] = []
+        while len(replies) < len(chunk):
+            replies += [Reply(kind, body) for kind, _, _, body in _messages(self._socket.recv(65536))]
+        return replies
+
     def _exchange_chunk(self, chunk: Sequence[Request]) -> None:
         first = self._sequence + 1
         self._sequence += len(chunk)
@@ -156,9 +178,10 @@ class RouteSocket:
 
 def refused(request: Request, code: int, words: str) -> NetworkError | NeedsRoot:
     """The error for a request that the kernel answered with errno `code` and, perhaps, a sentence."""
+    what = " ".join(map(str, request.what))
     if code == errno.EPERM:
-        return NeedsRoot(f"{request.what}: it needs CAP_NET_ADMIN", kernel=os.strerror(code), mend="run it as root")
-    return NetworkError(f"{request.what}: {os.strerror(code)}", kernel=words or os.strerror(code))
+        return NeedsRoot(f"{what}: it needs CAP_NET_ADMIN", kernel=os.strerror(code), mend="run it as root (sudo)")
+    return NetworkError(f"{what}: {os.strerror(code)}", kernel=words or os.strerror(code))
 
 
 def _pack(request: Request, sequence: int, flags: int) -> bytes:

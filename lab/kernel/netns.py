@@ -13,6 +13,7 @@ import resource
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from lab.errors import NeedsRoot, NetworkError
 from lab.wait import wait_until
@@ -88,7 +89,7 @@ def identity(netns_fd: int) -> tuple[int, int]:
 def allow_descriptors(number: int) -> None:
     """Raises the soft limit of open files so that `number` more fit, as far as the hard limit allows."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = number + len(os.listdir("/proc/self/fd")) + 64
+    wanted = number + sum(1 for _ in Path("/proc/self/fd").iterdir()) + 64
     if soft == resource.RLIM_INFINITY or wanted <= soft:
         return
     if hard != resource.RLIM_INFINITY and wanted > hard:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from lab.errors import TopologyError
 
 if TYPE_CHECKING:
+    from lab.net.spec import Vlan, Vxlan
     from lab.net.topology import Topology
 
 MTU_BYTES = range(68, 65536)  # 68: RFC 791; 65535: what veth takes (ETH_MAX_MTU)
@@ -31,8 +32,8 @@ def check(topology: Topology) -> None:
         if value is not None and not isinstance(value, str):
             raise TopologyError(f"{pool}={value!r}: a prefix as text, or None")
     interfaces = [end for veth in topology.veths for end in (veth.a, veth.b)]
-    for spec in (*topology.bridges, *topology.vlans, *topology.vxlans):
-        interfaces.append(spec.name)
+    interfaces += [each.name for each in topology.bridges]
+    interfaces += [each.name for each in topology.vlans] + [each.name for each in topology.vxlans]
     _check_interfaces(interfaces, names)
     for veth in topology.veths:
         where = f"veth {veth.a} - {veth.b}"
@@ -116,18 +117,13 @@ def _check_bridges(topology: Topology) -> None:
 
 
 def _check_overlays(topology: Topology, interfaces: set[str]) -> None:
-    pairs = set()
-    for spec in (*topology.vlans, *topology.vxlans):
+    overlays: list[Vlan | Vxlan] = [*topology.vlans, *topology.vxlans]
+    for spec in overlays:
         if spec.parent not in interfaces:
             raise TopologyError(f"{spec.name}: there is no interface {spec.parent!r} to sit on")
         if spec.parent.partition("/")[0] != spec.name.partition("/")[0]:
             raise TopologyError(f"{spec.name}: {spec.parent!r} is in another namespace")
-    for vlan in topology.vlans:
-        if not 1 <= vlan.tag <= 4094:
-            raise TopologyError(f"{vlan.name}: VLAN {vlan.tag}", mend="1 to 4094 (IEEE 802.1Q)")
-        if (vlan.parent, vlan.tag) in pairs:
-            raise TopologyError(f"{vlan.name}: VLAN {vlan.tag} is on {vlan.parent} twice")
-        pairs.add((vlan.parent, vlan.tag))
+    _check_vlans(topology.vlans)
     for vxlan in topology.vxlans:
         if not 0 <= vxlan.vni < 1 << 24:
             raise TopologyError(f"{vxlan.name}: VNI {vxlan.vni}", mend="0 to 16777215 (RFC 7348)")
@@ -135,3 +131,13 @@ def _check_overlays(topology: Topology, interfaces: set[str]) -> None:
             raise TopologyError(f"{vxlan.name}: UDP port {vxlan.port}", mend="1 to 65535")
         if vxlan.remote not in interfaces:
             raise TopologyError(f"{vxlan.name}: there is no interface {vxlan.remote!r} to send to")
+
+
+def _check_vlans(vlans: Iterable[Vlan]) -> None:
+    pairs = set()
+    for vlan in vlans:
+        if not 1 <= vlan.tag <= 4094:
+            raise TopologyError(f"{vlan.name}: VLAN {vlan.tag}", mend="1 to 4094 (IEEE 802.1Q)")
+        if (vlan.parent, vlan.tag) in pairs:
+            raise TopologyError(f"{vlan.name}: VLAN {vlan.tag} is on {vlan.parent} twice")
+        pairs.add((vlan.parent, vlan.tag))

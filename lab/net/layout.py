@@ -15,6 +15,7 @@ from lab.errors import TopologyError
 from lab.net.numbering import Address, InterfaceAddress, interface_address, number
 from lab.net.routing import Hop, routes
 from lab.net.segments import Segment, segments_of
+from lab.net.spec import Vlan, Vxlan
 
 if TYPE_CHECKING:
     from lab.net.topology import Topology
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 LOOPBACK_IFINDEX = 1
 # Neighbours grow with the square of a segment's members: above this many, "auto" leaves them to ARP and ND.
 STATIC_MEMBERS = 33
+# Outer IPv6, UDP and VXLAN headers, inner Ethernet header (RFC 7348, section 5).
+VXLAN_OVERHEAD_BYTES = 40 + 8 + 8 + 14
 
 
 @dataclass(frozen=True)
@@ -126,14 +129,18 @@ def _bare_interfaces(topology: Topology) -> Iterator[InterfaceSpec]:
     for bridge in topology.bridges:
         ifindex += 1
         yield InterfaceSpec(bridge.name, "bridge", ifindex, _mac(ifindex), topology.mtu_bytes, 1, {})
-    for kind, spec in [*(("vlan", each) for each in topology.vlans), *(("vxlan", each) for each in topology.vxlans)]:
+    overlays: list[Vlan | Vxlan] = [*topology.vlans, *topology.vxlans]
+    for spec in overlays:
         ifindex += 1
-        mtu = topology.mtu_bytes - (VXLAN_OVERHEAD_BYTES if kind == "vxlan" else 0)
+        kind, room = ("vlan", 0) if isinstance(spec, Vlan) else ("vxlan", VXLAN_OVERHEAD_BYTES)
+        mtu = _parent_mtu(topology, spec.parent) - room
         yield InterfaceSpec(spec.name, kind, ifindex, _mac(ifindex), mtu, 1, {}, spec.parent)
 
 
-# Outer IPv6, UDP, VXLAN and inner Ethernet headers (RFC 7348, section 5).
-VXLAN_OVERHEAD_BYTES = 40 + 8 + 8 + 14
+def _parent_mtu(topology: Topology, name: str) -> int:
+    """The MTU of a veth's end, by its name; that of the topology for what is no veth."""
+    own = (veth.mtu_bytes for veth in topology.veths if name in (veth.a, veth.b))
+    return next(own, None) or topology.mtu_bytes
 
 
 def _mac(ifindex: int) -> str:

@@ -14,16 +14,13 @@ from typing import Any, ParamSpec, TypeVar
 from lab.errors import NetworkError
 from lab.kernel import netlink, netns, process, sysctl
 from lab.kernel.netlink import Request, RouteSocket
+from lab.net import readiness
 from lab.net.layout import InterfaceSpec
 
 P = ParamSpec("P")
 T = TypeVar("T")
 
 IFLA_STATS_LINK_64 = 1
-IFLA_OPERSTATE, IFLA_EXT_MASK = 16, 29
-RTEXT_FILTER_SKIP_STATS = 8
-IF_OPER_UP = 6
-_LINK = struct.Struct("=BxHiII")
 _IF_STATS = struct.Struct("=BxxxII")
 
 
@@ -118,16 +115,13 @@ class Interface:
 
     def is_up(self) -> bool:
         """Whether it has a carrier, and the kernel has acted on that: frames pass."""
-        body = _LINK.pack(0, 0, self.ifindex, 0, 0) + netlink.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
-        what = f"read the state of {self.name}"
-        reply = self.namespace.route_socket.ask(Request(netlink.RTM_GETLINK, netlink.NLM_F_REQUEST, body, what))[0]
-        return dict(netlink.attributes(reply.body[_LINK.size :]))[IFLA_OPERSTATE][0] == IF_OPER_UP
+        return readiness.is_up(self._spec, self.namespace.route_socket)
 
     def counters(self) -> Counters:
         """Asked of the kernel now (RTM_GETSTATS), about 15 µs."""
         body = _IF_STATS.pack(0, self.ifindex, 1 << (IFLA_STATS_LINK_64 - 1))
         replies = self.namespace.route_socket.ask(
-            Request(netlink.RTM_GETSTATS, netlink.NLM_F_REQUEST, body, f"read the counters of {self.name}")
+            Request(netlink.RTM_GETSTATS, netlink.NLM_F_REQUEST, body, ("read the counters of", self.name))
         )
         return counters_in(replies[0].body)
 
@@ -200,7 +194,7 @@ class Namespace:
     def counters(self) -> dict[str, Counters]:
         """Those of every interface here, by short name, without loopback; one request."""
         body = _IF_STATS.pack(0, 0, 1 << (IFLA_STATS_LINK_64 - 1))
-        what = f"read the counters of {self.name}"
+        what = ("read the counters of", self.name)
         replies = self.route_socket.ask(
             Request(netlink.RTM_GETSTATS, netlink.NLM_F_REQUEST | netlink.NLM_F_DUMP, body, what)
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -17,10 +18,10 @@ from lab.errors import LabError, NetworkError
 from lab.kernel import ethtool, netns, process, sysctl
 from lab.kernel.netlink import RouteSocket
 from lab.model import journal
+from lab.net import readiness
 from lab.net.namespace import Interface, Namespace
-from lab.net.topology import InterfaceSpec, Topology
+from lab.net.topology import InterfaceSpec, NamespaceSpec, Topology
 from lab.net.wire import Wire
-from lab.wait import wait_until
 
 # The kernel copies these from the first namespace, whose values are the machine's business and not a scenario's.
 INHERITED = {
@@ -58,7 +59,7 @@ class Network:
                 self._make_namespaces()
                 self._make_interfaces()
                 self._set_late_sysctls()
-            self._await_carriers()
+            self._await_readiness()
         except BaseException:
             self.close()
             raise
@@ -125,15 +126,15 @@ class Network:
         for spec in self.topology.namespaces:
             netns.unshare()
             descriptor = netns.open_current()
-            self.on_close(f"close {spec.name}", lambda descriptor=descriptor: os.close(descriptor))
+            self.on_close(f"close {spec.name}", partial(os.close, descriptor))
             route_socket = RouteSocket()
             self.on_close(f"close the netlink socket of {spec.name}", route_socket.close)
             namespace = Namespace(spec.name, descriptor, route_socket)
-            self.on_close(f"end the processes of {spec.name}", lambda namespace=namespace: _end_processes(namespace))
+            self.on_close(f"end the processes of {spec.name}", partial(_end_processes, namespace))
             self._namespaces[spec.name] = namespace
             if early is None:
                 early = self._early_sysctls()
-            for name, value in {**early, **self._described_sysctls(spec.name, late=False)}.items():
+            for name, value in {**early, **self._described_sysctls(spec, late=False)}.items():
                 sysctl.write(name, value)
 
     def _early_sysctls(self) -> dict[str, str]:
@@ -149,11 +150,12 @@ class Network:
             wanted["net.ipv6.conf.default.addr_gen_mode"] = "1"  # IN6_ADDR_GEN_MODE_NONE: no link-local address
         return wanted
 
-    def _described_sysctls(self, namespace: str, *, late: bool) -> dict[str, str | int]:
+    def _described_sysctls(self, spec: NamespaceSpec, *, late: bool) -> dict[str, str | int]:
         """The description's sysctls; those of an interface are late, for it must be there."""
-        spec = next(each for each in self.topology.namespaces if each.name == namespace)
-        names = {each.short_name for each in self.topology.layout.of_namespace.get(namespace, ())}
         every = {**self.topology.sysctls, **spec.sysctls}
+        if not every:
+            return {}
+        names = {each.short_name for each in self.topology.layout.of_namespace.get(spec.name, ())}
         return {
             name: value for name, value in every.items() if late == bool(names & set(name.replace("/", ".").split(".")))
         }
@@ -179,15 +181,11 @@ class Network:
         for spec in layout.interfaces.values():
             self._interfaces[spec.name] = self._namespaces[spec.namespace].interface(spec.short_name)
 
-    def _await_carriers(self) -> None:
-        """Until the kernel's link watch has seen that both ends are up, an end drops what is sent into it.
-
-        RTM_GETLINK makes it look at once (since 6.8, commit facd15dfd691); older kernels take their time.
-        """
-        for namespace in self._namespaces.values():
-            for each in namespace.interfaces:
-                if each.kind == "veth" and not each.is_up():
-                    wait_until(each.is_up, within_s=5, what=f"{each.name} up")
+    def _await_readiness(self) -> None:
+        layout = self.topology.layout
+        for name, namespace in self._namespaces.items():
+            asked = readiness.questions(layout.of_namespace.get(name, ()), layout.loopback[name])
+            readiness.await_all(namespace.route_socket, asked, within_s=5)
 
     def _set_offloads(self, namespace: Namespace, spec: InterfaceSpec) -> None:
         with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
@@ -202,7 +200,7 @@ class Network:
                 late["net.ipv4.ip_forward"] = 1
                 if self.topology.ipv6 is not None:
                     late["net.ipv6.conf.all.forwarding"] = 1
-            late.update(self._described_sysctls(spec.name, late=True))
+            late.update(self._described_sysctls(spec, late=True))
             if late:
                 netns.enter(self._namespaces[spec.name].netns_fd)
                 for name, value in late.items():

@@ -7,8 +7,9 @@ else the smallest prefix that all segments fit into.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network, IPv6Address, IPv6Interface, IPv6Network
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import TopologyError
@@ -85,7 +86,7 @@ def _given(segment: Segment, family: int) -> list[Prefix]:
 def _refuse_overlaps(nets: list[tuple[Prefix, str]]) -> None:
     """Prefixes are nested or apart, so in the order of their first addresses an overlap is between two in a row."""
     nets.sort(key=lambda each: (int(each[0].network_address), each[0].prefixlen))
-    for (one, here), (other, there) in zip(nets, nets[1:], strict=False):
+    for (one, here), (other, there) in pairwise(nets):
         if int(other.network_address) <= int(one.broadcast_address):
             where = f"{here} and {there}" if here != there else here
             raise TopologyError(f"prefixes overlap: {one} and {other}, of {where}", mend="each segment needs its own")
@@ -146,9 +147,3 @@ def _free_hosts(net: Prefix, used: set[int]) -> Iterator[int]:
     if net.num_addresses > 2:
         first, last = first + 1, last - (net.version == 4)
     return (host for host in range(first, last + 1) if host not in used)
-
-
-def by_name(addresses: Mapping[str, InterfaceAddress], name: str) -> Address | None:
-    """The bare address of an interface."""
-    found = addresses.get(name)
-    return None if found is None else found.ip

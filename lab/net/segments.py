@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -19,7 +19,7 @@ Wish = str | None
 
 @dataclass(frozen=True)
 class Segment:
-    """Its members that can have an address, in order; by family (4, 6) what each wishes, and the prefix given to all."""
+    """The members that can have an address, in order; by family (4, 6), what each wishes and the prefix of all."""
 
     name: str
     members: tuple[str, ...]
@@ -118,9 +118,3 @@ class _Draft:
             self.wishes[family] = {name: None if w == ALLOT else w for name, w in self.wishes[family].items()}
         members = tuple(self.wishes[4])
         return Segment(" - ".join(members), members, self.wishes, self.prefix)
-
-
-def names(segments: tuple[Segment, ...]) -> Iterator[str]:
-    """The names of all members."""
-    for segment in segments:
-        yield from segment.members

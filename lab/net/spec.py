@@ -57,7 +57,7 @@ class Veth:
 
 @dataclass(frozen=True)
 class Bridge:
-    """A Linux bridge over `ports`, which are ends of veths in its namespace; `ipv4`, `ipv6` are its segment's prefix."""
+    """A Linux bridge over `ports`, ends of veths in its namespace; `ipv4` and `ipv6` are the prefix of its segment."""
 
     name: str
     ports: tuple[str, ...]

@@ -35,6 +35,7 @@ _LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
+_VXLAN_ENDS = {4: (IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL), 6: (IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6)}
 _FAMILY = {4: AF_INET, 6: AF_INET6}
 
 
@@ -62,9 +63,10 @@ class Wire:
 
     def settings(self, namespace: str) -> Iterator[Request]:
         """Everything else of a namespace: ends up, addresses, neighbours, routes; loopback first."""
-        yield _up(LOOPBACK_IFINDEX, f"{namespace}/lo")
+        loopback = f"{namespace}/lo"
+        yield _up(LOOPBACK_IFINDEX, loopback)
         for address in self._layout.loopback.get(namespace, ()):
-            yield _address(LOOPBACK_IFINDEX, address, f"{namespace}/lo")
+            yield _address(LOOPBACK_IFINDEX, address, loopback)
         own = self._layout.of_namespace.get(namespace, ())
         for each in own:
             if each.kind in ("vlan", "vxlan"):
@@ -95,7 +97,7 @@ class Wire:
         if end.master:
             body += u32(IFLA_MASTER, self._layout.interfaces[end.master].ifindex)
         body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), data)
-        return Request(netlink.RTM_NEWLINK, NEW, body, f"make veth {end.name} - {peer.name}")
+        return Request(netlink.RTM_NEWLINK, NEW, body, ("make veth", end.name, "-", peer.name))
 
     def _end(self, end: InterfaceSpec) -> Request:
         master = u32(IFLA_MASTER, self._layout.interfaces[end.master].ifindex) if end.master else b""
@@ -121,7 +123,7 @@ class Wire:
     def _link(self, own: InterfaceSpec, kind: str, data: bytes, more: bytes = b"") -> Request:
         body = _LINK.pack(0, 0, own.ifindex, self._flags | IFF_UP, self._change | IFF_UP) + _device(own) + more
         body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nested(IFLA_INFO_DATA, data))
-        return Request(netlink.RTM_NEWLINK, NEW, body, f"make {kind} {own.name}")
+        return Request(netlink.RTM_NEWLINK, NEW, body, ("make", kind, own.name))
 
 
 def _shared(a: InterfaceSpec, b: InterfaceSpec) -> tuple[Address, Address]:
@@ -147,7 +149,7 @@ def mac_bytes(mac: str) -> bytes:
 
 def _up(ifindex: int, name: str, more: bytes = b"") -> Request:
     body = _LINK.pack(0, 0, ifindex, IFF_UP, IFF_UP) + more
-    return Request(netlink.RTM_SETLINK, NLM_F_REQUEST, body, f"set {name} up")
+    return Request(netlink.RTM_SETLINK, NLM_F_REQUEST, body, ("set", name, "up"))
 
 
 def _address(ifindex: int, address: InterfaceAddress, name: str) -> Request:
@@ -157,14 +159,14 @@ def _address(ifindex: int, address: InterfaceAddress, name: str) -> Request:
     body += attribute(IFA_ADDRESS, packed)
     if address.version == 6:
         body += u32(IFA_FLAGS, IFA_F_NODAD)
-    return Request(netlink.RTM_NEWADDR, NEW, body, f"give {name} the address {address}")
+    return Request(netlink.RTM_NEWADDR, NEW, body, ("give", name, "the address", address))
 
 
 def _neighbour(own: InterfaceSpec, neighbour: Neighbour) -> Request:
     body = _NEIGHBOUR.pack(_FAMILY[neighbour.address.version], own.ifindex, NUD_PERMANENT, 0, 0)
     body += attribute(NDA_DST, neighbour.address.packed) + attribute(NDA_LLADDR, mac_bytes(neighbour.mac))
     flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE
-    return Request(netlink.RTM_NEWNEIGH, flags, body, f"tell {own.name} its neighbour {neighbour.address}")
+    return Request(netlink.RTM_NEWNEIGH, flags, body, ("tell", own.name, "its neighbour", neighbour.address))
 
 
 def _route(hop: Hop, namespace: str) -> Request:
@@ -174,4 +176,4 @@ def _route(hop: Hop, namespace: str) -> Request:
     if length:
         body += attribute(RTA_DST, hop.prefix.network_address.packed)
     body += attribute(RTA_GATEWAY, hop.via.packed) + u32(RTA_OIF, hop.ifindex)
-    return Request(netlink.RTM_NEWROUTE, NEW, body, f"route {hop.prefix} of {namespace} by way of {hop.via}")
+    return Request(netlink.RTM_NEWROUTE, NEW, body, ("route", hop.prefix, "of", namespace, "by way of", hop.via))
