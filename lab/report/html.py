@@ -136,7 +136,7 @@ def _trial_count(measured: Measured) -> str:
 
 
 def _loads(times_ms: list[float]) -> str:
-    return plain(round(median(times_ms), 1)) if times_ms else "not told"
+    return quantity(median(times_ms), "ms") if times_ms else "not told"
 
 
 def _map_names(maps: object) -> str:

@@ -26,7 +26,7 @@ from lab.report.figures import (
     telling_figure,
 )
 from lab.report.plots import Point, Row, cost_plot, dot_plot
-from lab.report.quantity import count, plain, quantity
+from lab.report.quantity import count, plain, quantity, span
 from lab.report.read import Header, Latest, Stored, file_of
 
 GRAVITY = {"passed": 0, "skipped": 1, "failed": 3, "error": 4}
@@ -211,13 +211,22 @@ class Drawing:
 
 
 @dataclass(frozen=True)
+class Cost:
+    """One number of flows in the overview."""
+
+    flows: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
 class Cell:
     """One headline number of the overview: the worst of its kind, or the costs by number of flows."""
 
     measured: Measured
     figure: Figure
     of: int
-    costs: tuple[tuple[str, str], ...] = ()
+    costs: tuple[Cost, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -342,8 +351,13 @@ class Program:
         worst = max(several, key=_badness)
         costs = sorted((each for each in several if each.flows is not None), key=lambda each: each.flows or 0)
         if metric == "cost" and costs:
-            named = [(plain(each.flows or 0), each.headline.value) for each in costs]
-            return Cell(worst, worst.telling, len(several), tuple(dict(named).items()))
+            dearest: dict[float | None, Measured] = {each.flows: each for each in sorted(costs, key=_badness)}
+            return Cell(
+                worst,
+                worst.telling,
+                len(several),
+                tuple(_cost(dearest[flows]) for flows in sorted(dearest, key=lambda flows: flows or 0)),
+            )
         return Cell(worst, worst.telling, len(several))
 
 
@@ -426,6 +440,17 @@ class Page:
         """The metrics that the overview has columns for, those measured."""
         there = {each.measurement.metric for each in self.measured}
         return [(metric, metric_name(metric)) for metric in HEADLINES if metric in there]
+
+    @property
+    def methods(self) -> list[tuple[str, str]]:
+        """How the headline numbers were measured, each method once."""
+        found = (
+            (name, each.method)
+            for metric, name in self.metrics
+            for each in self.measured
+            if each.measurement.metric == metric
+        )
+        return list(dict.fromkeys(found))
 
     @property
     def older(self) -> list[Latest]:
@@ -525,7 +550,8 @@ def _rows(measured: Measured) -> list[Row]:
     head = measurement.summary[measurement.headline]
     name = f"{measurement.subject or measurement.program}, {statistic_name(measurement.headline)}"
     if len(several) <= 1:
-        return [Row(name, next(iter(several.values()), []), head, measurement.interval, limit)]
+        samples = next(iter(several.values()), [])
+        return [Row(name, samples, head, measurement.interval, limit, promise=_promise(measured.telling))]
     return [
         Row(
             f"{measurement.subject}, {arm}, median",
@@ -537,6 +563,13 @@ def _rows(measured: Measured) -> list[Row]:
         )
         for arm, samples in several.items()
     ]
+
+
+def _promise(figure: Figure) -> Markup:
+    if not figure.limit:
+        return Markup("")
+    kept = "kept" if figure.kept else "broken"
+    return Markup('<span class="promise {}">{} {}: {}</span>').format(kept, figure.statistic, figure.limit, kept)
 
 
 def _cost_plot(several: Sequence[Measured], unit: str) -> Markup:
@@ -553,6 +586,14 @@ def _cost_plot(several: Sequence[Measured], unit: str) -> Markup:
 def line_name(measured: Measured) -> str:
     """What a cost is of, but for its number of flows: one line of the plot."""
     return FLOWS_IN_SUBJECT.sub("", measured.measurement.subject).strip(" ,") or measured.measurement.program
+
+
+def _cost(measured: Measured) -> Cost:
+    measurement = measured.measurement
+    per_packet = "ns" if measurement.unit == "ns/packet" else measurement.unit
+    head = measurement.summary[measurement.headline]
+    interval = span(measurement.interval, per_packet).rpartition(" ")[0]
+    return Cost(plain(measured.flows or 0), quantity(head, per_packet), interval)
 
 
 def _groups(tests: Sequence[Test]) -> list[Group]:

@@ -30,6 +30,7 @@ class Row:
     interval: tuple[float, float] | None
     limit: float | None
     accent: bool = True
+    promise: str | Markup = ""
 
 
 @dataclass(frozen=True)
@@ -99,13 +100,14 @@ def _dot_row(row: Row, across: Axis, unit: str) -> Markup:
     marks.append(_tall("value", across.share(row.value), quantity(row.value, unit)))
     interval = Markup(' <span class="fine">95 %: {}</span>').format(span(row.interval, unit)) if row.interval else ""
     return Markup(
-        '<div class="dot-row{}"><p><span>{}</span> <b>{}</b>{}</p>'
+        '<div class="dot-row{}"><p><span>{}</span> <b>{}</b>{}{}</p>'
         '<svg height="{}" role="img" aria-label="{}: {} trials">{}</svg></div>'
     ).format(
         "" if row.accent else " bare",
         row.label,
         quantity(row.value, unit),
         interval,
+        row.promise,
         ROW_HEIGHT,
         row.label,
         len(row.samples),

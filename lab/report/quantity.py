@@ -59,10 +59,19 @@ def quantity(value: float, unit: str) -> str:
 
 
 def span(interval: tuple[float, float], unit: str) -> str:
-    """An interval in one unit: 1.18 to 1.25 µs."""
-    low, high = interval
-    shown = scale(unit, max(abs(low), abs(high)))
-    return f"{shown.number(low)} to {shown.text(high)}"
+    """An interval in one unit, both ends with the decimals of the larger: 0.98 to 1.25 µs.
+
+    >>> span((40.0, 41.94), "ns")
+    '40.0 to 41.9 ns'
+    """
+    largest = max(abs(end) for end in interval)
+    shown = scale(unit, largest)
+    ends = [end / shown.factor for end in interval]
+    decimals = 0 if all(float(end).is_integer() for end in ends) else _decimals(largest / shown.factor)
+    while decimals < 6 and ends[0] != ends[1] and f"{ends[0]:.{decimals}f}" == f"{ends[1]:.{decimals}f}":
+        decimals += 1
+    low, high = (f"{end:,.{decimals}f}".replace("-", MINUS) for end in ends)
+    return f"{low} to {high} {shown.unit}".rstrip()
 
 
 def plain(value: float) -> str:
@@ -73,12 +82,13 @@ def plain(value: float) -> str:
     """
     if not math.isfinite(value):
         return str(value)
-    if float(value).is_integer():
-        text = f"{int(value):,}"
-    else:
-        digits = max(0, 2 - math.floor(math.log10(abs(value))))
-        text = f"{value:,.{min(digits, 6)}f}"
+    text = f"{int(value):,}" if float(value).is_integer() else f"{value:,.{_decimals(value)}f}"
     return text.replace("-", MINUS)
+
+
+def _decimals(value: float) -> int:
+    """Decimals that make three significant digits, six at most."""
+    return min(6, max(0, 2 - math.floor(math.log10(abs(value))))) if value else 0
 
 
 def count(number: float, noun: str) -> str:

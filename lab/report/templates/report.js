@@ -12,13 +12,13 @@
   const ARMS = { with: "--with", without: "--without" };
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
-  function quantity(value, unit) {
+  function quantity(value, unit, least = 2) {
     if (value === null || value === undefined) return "–";
     const steps = UNITS[unit] || [[1, unit]];
     const [factor, shown] = steps.find(([size]) => Math.abs(value) >= size) || steps[steps.length - 1];
     const scaled = value / factor;
     const digits = Number.isInteger(scaled) ? 0 : Math.max(0, 2 - Math.floor(Math.log10(Math.abs(scaled))));
-    return scaled.toLocaleString("en", { minimumFractionDigits: digits, maximumFractionDigits: digits }).replace("-", "−") + " " + shown;
+    return scaled.toLocaleString("en", { minimumFractionDigits: Math.min(digits, least), maximumFractionDigits: digits }).replace("-", "−") + " " + shown;
   }
 
   /* Shares of the tail grow in nines: 90 %, 99 %, 99.9 % stand equally far apart. */
@@ -71,10 +71,10 @@
       data: [shares.map(nines), ...columns],
       scales: { x: { time: false, range: [0, end] }, y: { distr: 3, range: around(columns, limitsOf(m)) } },
       x: { splits: () => marks.map(nines), values: () => marks.map((share) => (share ? (share === 0.5 ? "median" : `p${percent(share).replace(" %", "")}`) : "least")) },
-      y: { values: logTicks(m.unit) },
+      y: logAxis(m.unit),
       names: shown, xName: "percentile", xText: (place) => percent(1 - 10 ** -place), yText: (value) => quantity(value, m.unit),
       horizontal: limitsOf(m),
-      hint: both ? "The limit speaks of the difference. Drag to zoom, double-click to see all again." : "Drag to zoom, double-click to see all again.",
+      hint: both ? "The limit speaks of the difference; where that is not above zero its line has a gap. Drag to zoom, double-click to see all again." : "Drag to zoom, double-click to see all again.",
     };
   }
 
@@ -92,7 +92,7 @@
     return {
       data: [values, ...columns],
       scales: { x: { time: false, distr: 3, range: around([values], []) }, y: { range: [0, 100] } },
-      x: { values: logTicks(m.unit) }, y: { values: (_, ticks) => ticks.map((tick) => `${tick} %`) },
+      x: logAxis(m.unit), y: { values: (_, ticks) => ticks.map((tick) => `${tick} %`) },
       names, xName: "at most", xText: (place) => quantity(place, m.unit), yText: (value) => percent(value / 100),
       stepped: true, hint: "Share of the samples that are at most this long.",
     };
@@ -107,7 +107,7 @@
     return {
       data: [Array.from({ length: longest }, (_, index) => index * every + 1), ...padded],
       scales: { x: { time: false }, y: { distr: 3, range: around(padded, []) } },
-      x: {}, y: { values: logTicks(m.unit) },
+      x: {}, y: logAxis(m.unit),
       names, xName: "sample", xText: (place) => place.toLocaleString("en"), yText: (value) => quantity(value, m.unit),
       dots: true, hint: every > 1 ? `Every ${every}th sample; the other two views hold them all.` : "Every sample, in the order in which it was taken.",
     };
@@ -119,15 +119,17 @@
     return () => [low / 1.15, high * 1.15];
   }
 
-  const logTicks = (unit) => (plot, ticks) => {
-    const shown = ticks.filter((tick) => tick !== null);
-    const decades = Math.log10(Math.max(...shown) / Math.min(...shown));
-    return ticks.map((tick) => {
-      const lead = tick / 10 ** Math.floor(Math.log10(tick) + 1e-9);
-      const kept = decades > 1.4 ? [1] : decades > 0.7 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9];
-      return kept.some((each) => Math.abs(each - lead) < 1e-6) ? quantity(tick, unit) : "";
-    });
-  };
+  /* Round places on a log axis, as many as fit: decades, or 1-2-5, or every tenth. */
+  function logPlaces(plot, axis, low, high) {
+    const decades = Math.log10(high / low);
+    const leads = decades > 2.5 ? [1] : decades > 0.9 ? [1, 2, 5] : decades > 0.45 ? [1, 1.5, 2, 3, 4, 5, 6, 8] : [1, 1.2, 1.4, 1.6, 1.8, 2, 2.5, 3, 3.5, 4, 4.5, 5, 5.5, 6, 6.5, 7, 8, 9];
+    const places = [];
+    for (let power = Math.floor(Math.log10(low)); power <= Math.log10(high); power += 1) {
+      for (const lead of leads) places.push(Number((lead * 10 ** power).toPrecision(6)));
+    }
+    return places.filter((place) => place >= low && place <= high);
+  }
+  const logAxis = (unit) => ({ splits: logPlaces, filter: (_, places) => places, values: (_, places) => places.map((place) => quantity(place, unit, 0)) });
 
   function limitPlugin(limits) {
     return {
