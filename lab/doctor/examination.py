@@ -14,7 +14,7 @@ from lab.doctor.scenarios import Scenario, scenarios_in
 
 @dataclass(frozen=True)
 class Examination:
-    """`checks` of the machine (required ones first), `features` of the kernel, and the scenarios found beside the project."""
+    """`checks` of the machine, required ones first; `features` of the kernel; the scenarios of the project."""
 
     description: Mapping[str, object]
     checks: tuple[Check, ...]

@@ -2,17 +2,39 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from lab.doctor.check import Check
+from lab.doctor.machine import lacking_capabilities
 from lab.errors import LabError, NeedsRoot
 
 
 def look_at_basics() -> Iterator[Check]:
     """What every scenario needs of the kernel."""
+    yield _system_call()
     yield _btf()
     yield _namespaces()
+
+
+def _system_call() -> Check:
+    """Makes a map of one entry and closes it."""
+    from lab.kernel import bpf
+
+    name, gives = "BPF system call", "every program and map"
+    array = 2  # BPF_MAP_TYPE_ARRAY
+    try:
+        os.close(bpf.map_create(bpf.MapSpec(array, 4, 4, 1, name="lab_doctor")))
+    except OSError as error:
+        words = error.strerror or str(error)
+        if error.errno == errno.ENOSYS:
+            return Check(name, "no", True, gives, words, "a kernel with CONFIG_BPF_SYSCALL=y")
+        if error.errno == errno.EPERM and not lacking_capabilities():
+            return Check(name, "no", True, gives, words, "outside of a container, or in one with --privileged")
+        return Check(name, "unknown", True, gives, words)
+    return Check(name, "yes", True, gives, "made a map and closed it")
 
 
 def _btf() -> Check:

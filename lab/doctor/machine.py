@@ -73,15 +73,19 @@ def install(package: str) -> str:
     return f"sudo apt-get install {package}"
 
 
-def _privileges() -> Check:
-    status = Path("/proc/self/status").read_text()
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", status, re.MULTILINE)
+def lacking_capabilities() -> list[str]:
+    """The capabilities that the lab needs and this process does not have."""
+    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
     effective = int(found.group(1), 16) if found else 0
-    lacking = [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+    return [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
+
+
+def _privileges() -> Check:
+    lacking = lacking_capabilities()
     gives = "namespaces, interfaces, BPF programs"
     if not lacking:
         return Check("root", "yes", True, gives, detail=f"uid {os.geteuid()}")
-    mend = "sudo " + " ".join([str(Path(sys.prefix) / "bin" / "lab"), *sys.argv[1:]])
+    mend = f"sudo {Path(sys.prefix) / 'bin' / 'lab'} doctor"
     if os.geteuid() == 0:
         mend = "start the container with --privileged"
     return Check("root", "no", True, gives, f"uid {os.geteuid()} without {', '.join(lacking)}", mend)
