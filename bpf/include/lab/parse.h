@@ -77,6 +77,7 @@ struct lab_packet {
 	void *l4;		 /* behind the last network header */
 	__u16 family;		 /* ETH_P_IP, ETH_P_IPV6 or 0, host order */
 	__u16 vlans;		 /* tags seen in the frame itself, 0 to 2 */
+	__u16 l4_bytes;		 /* from l4 to the end of the IP packet: Ethernet padding is no transport header */
 	__be16 vlan_tci;	 /* of the outer tag */
 	__u8 protocol;		 /* IPPROTO_*, the last next header */
 	__u8 fragment : 1;	 /* part of a fragmented datagram */
@@ -85,16 +86,37 @@ struct lab_packet {
 	__be16 dport;
 };
 
+/*
+ * The same offset, of which the verifier knows nothing but that it has 14 bits. It would follow every combination of
+ * tags and extension headers as a path of its own through the rest of the program (a million instructions); two
+ * bytes on the stack, not at the start of a slot, it does not remember. The price is one store and one load.
+ */
+static __always_inline __u32 lab_forget(__u32 offset)
+{
+	volatile struct {
+		__u32 slot_start;
+		__u16 offset;
+	} __attribute__((aligned(8))) kept;
+
+	kept.offset = offset;
+	return kept.offset & 0x3fff; /* more is never reached; the verifier stops at 0xffff */
+}
+
 /* The extension header chain. It is unrolled: the verifier proves each step's bounds, and the usual packet has none. */
 static __always_inline enum lab_form lab_parse_extensions(struct lab_packet *pkt)
 {
-	void *at = pkt->l4;
+	void *start = pkt->l4, *at = start;
 	__u8 next = pkt->protocol;
 
 #pragma unroll
 	for (int depth = 0; depth < LAB_MAX_EXTENSIONS; depth++) {
-		struct lab_extension *ext = at;
-		struct lab_ipv6_fragment *frag = at;
+		struct lab_extension *ext;
+		struct lab_ipv6_fragment *frag;
+
+		if (depth)
+			at = start + lab_forget(at - start);
+		ext = at;
+		frag = at;
 
 		switch (next) {
 		case IPPROTO_HOPOPTS:
@@ -139,7 +161,7 @@ static __always_inline enum lab_form lab_parse_extensions(struct lab_packet *pkt
 		return LAB_TOO_DEEP;
 	}
 done:
-	pkt->l4 = at;
+	pkt->l4 = start + lab_forget(at - start);
 	pkt->protocol = next;
 	return LAB_OK;
 }
@@ -173,6 +195,7 @@ static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *dat
 		at = tag + 1;
 	}
 
+	at = data + lab_forget(at - data);
 	if (protocol == bpf_htons(ETH_P_IP)) {
 		struct iphdr *ip4 = at;
 		__u32 length;
@@ -189,6 +212,7 @@ static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *dat
 		pkt->ip4 = ip4;
 		pkt->protocol = ip4->protocol;
 		pkt->l4 = at + length;
+		pkt->l4_bytes = bpf_ntohs(ip4->tot_len) - length;
 		if (ip4->frag_off & bpf_htons(LAB_IP_MORE_FRAGMENTS | LAB_IP_OFFSET_MASK))
 			pkt->fragment = 1;
 		if (ip4->frag_off & bpf_htons(LAB_IP_OFFSET_MASK))
@@ -197,16 +221,26 @@ static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *dat
 	}
 	if (protocol == bpf_htons(ETH_P_IPV6)) {
 		struct ipv6hdr *ip6 = at;
+		enum lab_form form;
+		__u32 payload, extensions;
 
 		if ((void *)(ip6 + 1) > end || ip6->version != 6)
 			return LAB_MALFORMED;
-		if ((void *)(ip6 + 1) + bpf_ntohs(ip6->payload_len) > end)
+		payload = bpf_ntohs(ip6->payload_len);
+		if ((void *)(ip6 + 1) + payload > end)
 			return LAB_MALFORMED;
 		pkt->family = ETH_P_IPV6;
 		pkt->ip6 = ip6;
 		pkt->protocol = ip6->nexthdr;
 		pkt->l4 = ip6 + 1;
-		return lab_parse_extensions(pkt);
+		form = lab_parse_extensions(pkt);
+		if (form != LAB_OK)
+			return form;
+		extensions = pkt->l4 - (void *)(ip6 + 1);
+		if (extensions > payload)
+			return LAB_MALFORMED;
+		pkt->l4_bytes = payload - extensions;
+		return LAB_OK;
 	}
 	return LAB_NOT_IP;
 }
@@ -223,7 +257,7 @@ static __always_inline enum lab_form lab_parse_ports(struct lab_packet *pkt)
 		return LAB_OK;
 	if (pkt->protocol != IPPROTO_TCP && pkt->protocol != IPPROTO_UDP && pkt->protocol != IPPROTO_SCTP)
 		return LAB_OK;
-	if ((void *)(ports + 1) > pkt->end)
+	if (pkt->l4_bytes < sizeof(*ports) || (void *)(ports + 1) > pkt->end)
 		return LAB_MALFORMED;
 	pkt->sport = ports->source;
 	pkt->dport = ports->dest;
