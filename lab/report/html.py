@@ -19,9 +19,12 @@ from lab.errors import StoreError
 from lab.model import statistics
 from lab.report.curves import arms, embedded, sample_limit
 from lab.report.figures import metric_name, statistic_name
-from lab.report.page import Measured, Page, Test, dots, environment_facts, page_of, shown
+from lab.report.measured import Measured, dots
+from lab.report.outcome import Test
+from lab.report.page import Page, environment_facts, page_of
 from lab.report.quantity import count, plain, quantity, seconds
 from lab.report.read import read_runs
+from lab.report.words import shown
 
 if TYPE_CHECKING:
     from jinja2 import Environment

@@ -1,4 +1,4 @@
-"""A headless Chromium, driven over a pipe by its DevTools protocol: no port, no network, a profile that is thrown away."""
+"""A headless Chromium, driven over a pipe by its DevTools protocol: no port, no network, and a fresh profile."""
 
 from __future__ import annotations
 

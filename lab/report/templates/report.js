@@ -57,6 +57,11 @@
   /* Positive values a log axis can show; null where there is none. */
   const positive = (values) => values.map((value) => (value > 0 ? value : null));
 
+  function percentileName(share, narrow) {
+    if (share === 0) return narrow ? "" : "least";
+    return share === 0.5 ? "median" : `p${percent(share).replace(" %", "")}`;
+  }
+
   function percentilesView(m) {
     const names = armNames(m);
     const most = Math.max(...names.map((name) => m.curves[name].share.length > 1 ? m.curves[name].share[m.curves[name].share.length - 2] : 0.5));
@@ -70,7 +75,7 @@
     return {
       data: [shares.map(nines), ...columns],
       scales: { x: { time: false, range: [0, end] }, y: { distr: 3, range: around(columns, limitsOf(m)) } },
-      x: { splits: () => marks.map(nines), values: () => marks.map((share) => (share ? (share === 0.5 ? "median" : `p${percent(share).replace(" %", "")}`) : "least")) },
+      x: { splits: () => marks.map(nines), values: (plot) => marks.map((share) => percentileName(share, plot.width < 480)) },
       y: logAxis(m.unit),
       names: shown, xName: "percentile", xText: (place) => percent(1 - 10 ** -place), yText: (value) => quantity(value, m.unit),
       horizontal: limitsOf(m),

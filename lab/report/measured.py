@@ -1,0 +1,145 @@
+"""Measurements as the page shows them, and the plots drawn of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from lab.model.measurement import Measurement
+from lab.report.curves import arms
+from lab.report.figures import (
+    Figure,
+    headline_figure,
+    limit_text,
+    metric_name,
+    statistic_name,
+    summary_value,
+    telling_figure,
+)
+from lab.report.plots import Point, Row, cost_plot, dot_plot
+from lab.report.read import Latest
+from lab.report.words import anchor
+
+DISTRIBUTION_FROM = 100
+"""Samples in an arm from which a distribution says more than dots."""
+
+FLOWS_IN_SUBJECT = re.compile(r",?\s*[\d,]+ flows?\b")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measurement, the test that made it and the run that it is from."""
+
+    measurement: Measurement
+    latest: Latest
+    place: int
+
+    @property
+    def key(self) -> str:
+        """Its name in the page's data."""
+        return anchor("m", f"{self.latest.result.nodeid} {self.place}")
+
+    @property
+    def telling(self) -> Figure:
+        """The figure with the promise, or the headline."""
+        return telling_figure(self.measurement)
+
+    @property
+    def headline(self) -> Figure:
+        """The figure that the interval was stored for."""
+        return headline_figure(self.measurement)
+
+    @property
+    def name(self) -> str:
+        """What was measured, in words."""
+        return metric_name(self.measurement.metric)
+
+    @property
+    def method(self) -> str:
+        """How it was measured, in words."""
+        return self.measurement.method.replace("_", " ")
+
+    @property
+    def is_distribution(self) -> bool:
+        """True when there are samples enough to draw how they spread."""
+        return max(map(len, arms(self.measurement).values()), default=0) >= DISTRIBUTION_FROM
+
+    @property
+    def flows(self) -> float | None:
+        """The number of flows that every trial of a cost had, or None."""
+        numbers = {trial.facts.get("flows") for trial in self.measurement.trials}
+        only = numbers.pop() if len(numbers) == 1 else None
+        return only if isinstance(only, int | float) and only >= 1 else None
+
+    @property
+    def statistics(self) -> list[tuple[str, str]]:
+        """Names and values of the whole summary."""
+        return [(statistic_name(name), summary_value(self.measurement, name)) for name in self.measurement.summary]
+
+    @property
+    def limit(self) -> str:
+        """The promise as a sentence, "" without one."""
+        limit = self.measurement.limit
+        return f"{statistic_name(limit.statistic)} {limit_text(limit, self.measurement.unit)}" if limit else ""
+
+
+def dots(several: Sequence[Measured]) -> Markup:
+    """The dot plot of measurements that share a metric and a unit."""
+    rows = [row for each in several for row in _rows(each)]
+    return dot_plot(rows, several[0].measurement.unit) if rows else Markup("")
+
+
+def _rows(measured: Measured) -> list[Row]:
+    measurement = measured.measurement
+    limit = measurement.limit.value if measurement.limit else None
+    several = arms(measurement)
+    head = measurement.summary[measurement.headline]
+    name = f"{measurement.subject or measurement.program}, {statistic_name(measurement.headline)}"
+    if len(several) <= 1:
+        samples = next(iter(several.values()), [])
+        return [Row(name, samples, head, measurement.interval, limit, promise=_promise(measured.telling))]
+    return [
+        Row(
+            f"{measurement.subject}, {arm}, median",
+            samples,
+            sorted(samples)[len(samples) // 2],
+            None,
+            None,
+            arm == "with",
+        )
+        for arm, samples in several.items()
+    ]
+
+
+def _promise(figure: Figure) -> Markup:
+    if not figure.limit:
+        return Markup("")
+    kept = "kept" if figure.kept else "broken"
+    return Markup(' <span class="promise {}">{} {}: {}</span>').format(kept, figure.statistic, figure.limit, kept)
+
+
+def costs_plot(several: Sequence[Measured], unit: str) -> Markup:
+    """The cost plot of costs that share a unit."""
+    lines: dict[str, list[Point]] = {}
+    for each in several:
+        measurement = each.measurement
+        samples = [sample for samples in arms(measurement).values() for sample in samples]
+        value = measurement.summary[measurement.headline]
+        point = Point(each.flows or 1, samples, value, measurement.interval)
+        lines.setdefault(line_name(each), []).append(point)
+    return cost_plot(lines, unit)
+
+
+def line_name(measured: Measured) -> str:
+    """What a cost is of, but for its number of flows: one line of the plot."""
+    return FLOWS_IN_SUBJECT.sub("", measured.measurement.subject).strip(" ,") or measured.measurement.program
+
+
+def badness(measured: Measured) -> tuple[float, float]:
+    """To sort by: near its limit first; without limits the slowest first."""
+    value = measured.measurement.summary[measured.measurement.headline]
+    slow = -value if measured.measurement.metric in ("rate", "goodput") else value
+    return measured.telling.of_limit, slow

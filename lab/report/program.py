@@ -1,0 +1,201 @@
+"""One program with its tests, its networks, the verifier's figures and its headline numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import groupby
+from typing import Any
+
+from markupsafe import Markup
+
+from lab.report.drawing import safe_svg
+from lab.report.figures import (
+    Figure,
+    metric_name,
+)
+from lab.report.measured import Measured, badness, costs_plot
+from lab.report.outcome import Group, Test, groups, outcome_of, tally
+from lab.report.quantity import plain, quantity, span
+from lab.report.words import anchor, shown
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A topology, drawn, and how many tests ran on it."""
+
+    name: str
+    svg: Markup | None
+    mermaid: str
+    tests: int
+
+
+@dataclass(frozen=True)
+class Cost:
+    """One number of flows in the overview."""
+
+    flows: str
+    value: str
+    interval: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One headline number of the overview: the worst of its kind, or the costs by number of flows."""
+
+    measured: Measured
+    figure: Figure
+    of: int
+    costs: tuple[Cost, ...] = ()
+
+
+@dataclass(frozen=True)
+class Program:
+    """One stem with everything that is known of it."""
+
+    name: str
+    tests: tuple[Test, ...]
+
+    @property
+    def key(self) -> str:
+        """What the page links to."""
+        return anchor("p", self.name)
+
+    @cached_property
+    def scenarios(self) -> list[Test]:
+        """In the order of their files, what failed first kept in place."""
+        return [test for test in self.tests if test.latest.result.kind == "scenario"]
+
+    @cached_property
+    def benchmarks(self) -> list[Test]:
+        """Everything else."""
+        return [test for test in self.tests if test.latest.result.kind != "scenario"]
+
+    @property
+    def is_program(self) -> bool:
+        """False for benchmarks of the lab itself, which load no program and have no scenario."""
+        return bool(self.scenarios) or any(test.notes("program") for test in self.tests)
+
+    @property
+    def outcome(self) -> str:
+        """The gravest outcome of its tests; a skipped one beside passed ones does not count."""
+        outcomes = [test.outcome for test in self.tests]
+        return outcome_of(outcomes if set(outcomes) == {"skipped"} else set(outcomes) - {"skipped"})
+
+    @property
+    def bad(self) -> list[Test]:
+        """What failed."""
+        return [test for test in self.tests if test.is_bad]
+
+    @property
+    def verdict(self) -> str:
+        """12 passed, 1 failed."""
+        return tally(self.tests)
+
+    @property
+    def scenario_groups(self) -> list[Group]:
+        """Scenarios, variants of one function together, failures first."""
+        return groups(self.scenarios)
+
+    @property
+    def benchmark_groups(self) -> list[Group]:
+        """Benchmarks, variants of one function together, failures first."""
+        return groups(self.benchmarks)
+
+    @cached_property
+    def measured(self) -> list[Measured]:
+        """Every measurement, in the order of the tests."""
+        return [
+            Measured(measurement, test.latest, place)
+            for test in self.tests
+            for place, measurement in enumerate(test.latest.result.measurements)
+        ]
+
+    @property
+    def distributions(self) -> list[Measured]:
+        """Measurements that are drawn as a distribution."""
+        return [each for each in self.measured if each.is_distribution]
+
+    @property
+    def few(self) -> list[tuple[str, list[Measured]]]:
+        """Measurements of few trials, by metric, costs by flows left out."""
+        costs = {each.key for each in self.costs}
+        left = [each for each in self.measured if not each.is_distribution and each.key not in costs]
+        ordered = sorted(left, key=lambda each: (each.measurement.metric, each.measurement.unit))
+        grouped = groupby(ordered, key=lambda each: (each.measurement.metric, each.measurement.unit))
+        return [(metric_name(metric), list(several)) for (metric, _), several in grouped]
+
+    @cached_property
+    def costs(self) -> list[Measured]:
+        """Costs at a stated number of flows."""
+        return [each for each in self.measured if each.measurement.metric == "cost" and each.flows is not None]
+
+    @property
+    def cost_plots(self) -> list[tuple[Markup, list[Measured]]]:
+        """One plot for each unit of cost (there is seldom a second)."""
+        by_unit = groupby(
+            sorted(self.costs, key=lambda each: each.measurement.unit), lambda each: each.measurement.unit
+        )
+        return [(costs_plot(several, unit), several) for unit, group in by_unit for several in [list(group)]]
+
+    @property
+    def drawings(self) -> list[Drawing]:
+        """The different networks of its tests."""
+        seen: dict[str, tuple[Mapping[str, Any], int]] = {}
+        for test in self.tests:
+            for note in test.notes("topology"):
+                drawn = shown(note.get("svg") or note.get("mermaid") or note.get("name", ""))
+                seen[drawn] = (note, seen.get(drawn, (note, 0))[1] + 1)
+        return [_drawing(note, tests) for note, tests in seen.values()]
+
+    @property
+    def loaded(self) -> list[dict[str, Any]]:
+        """The verifier's figures of each program that was loaded; of equal ones the quickest load."""
+        best: dict[str, dict[str, Any]] = {}
+        for test in self.tests:
+            for note in test.notes("program"):
+                entry = dict(note)
+                same = shown([entry.get(name) for name in ("name", "section", "instructions", "verified_instructions")])
+                held = best.setdefault(same, {**entry, "loads": []})
+                if isinstance(entry.get("load_ms"), int | float):
+                    held["loads"].append(float(entry["load_ms"]))
+        return list(best.values())
+
+    def cells(self, metrics: Sequence[str]) -> list[Cell | None]:
+        """Its headline numbers, None where nothing of that metric was measured."""
+        return [self._cell(metric) for metric in metrics]
+
+    def _cell(self, metric: str) -> Cell | None:
+        several = [each for each in self.measured if each.measurement.metric == metric]
+        if not several:
+            return None
+        worst = max(several, key=badness)
+        costs = sorted((each for each in several if each.flows is not None), key=lambda each: each.flows or 0)
+        if metric == "cost" and costs:
+            dearest: dict[float | None, Measured] = {each.flows: each for each in sorted(costs, key=badness)}
+            return Cell(
+                worst,
+                worst.telling,
+                len(several),
+                tuple(_cost(dearest[flows]) for flows in sorted(dearest, key=lambda flows: flows or 0)),
+            )
+        return Cell(worst, worst.telling, len(several))
+
+
+def _drawing(note: Mapping[str, Any], tests: int) -> Drawing:
+    svg = note.get("svg")
+    return Drawing(
+        name=shown(note.get("name", "")),
+        svg=safe_svg(svg) if isinstance(svg, str) else None,
+        mermaid=shown(note.get("mermaid", "")),
+        tests=tests,
+    )
+
+
+def _cost(measured: Measured) -> Cost:
+    measurement = measured.measurement
+    per_packet = "ns" if measurement.unit == "ns/packet" else measurement.unit
+    head = measurement.summary[measurement.headline]
+    interval = span(measurement.interval, per_packet).rpartition(" ")[0]
+    return Cost(plain(measured.flows or 0), quantity(head, per_packet), interval)
