@@ -10,7 +10,8 @@ from lab.errors import VerifierError
 INSTRUCTION = re.compile(r"^(?P<index>\d+): \([0-9a-f]{2}\) (?P<text>.*?)(?:\s*;.*|\s+\d+: R\d.*)?$")
 """An instruction; the registers that newer kernels print behind it are left out."""
 SOURCE = re.compile(r"^; (?P<text>.*?)(?: @ (?P<file>[^@]+):(?P<line>\d+))?$")
-STACK = re.compile(r"^stack depth (?P<depths>\d+(?:\+\d+)*)", re.MULTILINE)
+STACK = re.compile(r"^stack depth (\d+(?:\+\d+)*)", re.MULTILINE)
+PROCESSED = re.compile(r"^processed (\d+) insns", re.MULTILINE)
 NOISE = re.compile(
     r"^(processed \d+ insns|verification time|stack depth|insns processed|mark_precise|last_idx|regs=|parent |"
     r"from \d+ to |cur state|old state|caller:|callee:|returning from callee|frame\d|func#|Func#|Live regs|"
@@ -106,7 +107,7 @@ def read_log(log: str) -> Rejection:
     return Rejection("; ".join(sentences[-SHOWN_SENTENCES:]), source, place, tuple(instructions[-SHOWN_INSTRUCTIONS:]))
 
 
-def rejected(program: str, log: str, *, words: str = "") -> VerifierError:
+def rejection(program: str, log: str, *, words: str = "") -> VerifierError:
     """The error for a program that the verifier refused; `words` stands in for a log without a sentence."""
     found = read_log(log)
     lines = [f"load {program}: the verifier rejected it" + (f" at {found.place}" if found.place else "")]
@@ -116,10 +117,15 @@ def rejected(program: str, log: str, *, words: str = "") -> VerifierError:
     return error
 
 
-def stack_bytes(log: str) -> int | None:
-    """Stack that the program and its functions use, added up; None for a log without statistics (log level 4).
+def facts(log: str) -> dict[str, int]:
+    """`verified_instructions` and `stack_bytes`, as far as the log's last lines tell (log level 4).
 
-    The kernel limits each chain of calls to 512 bytes, so a program with many functions may exceed that here.
+    The stack is that of the program and all its functions, added up. The kernel limits each chain of calls to 512
+    bytes, so a program with many functions may exceed that here.
     """
-    found = STACK.search(log)
-    return sum(int(depth) for depth in found["depths"].split("+")) if found else None
+    found = {}
+    if processed := PROCESSED.search(log):
+        found["verified_instructions"] = int(processed[1])
+    if stack := STACK.search(log):
+        found["stack_bytes"] = sum(int(depth) for depth in stack[1].split("+"))
+    return found

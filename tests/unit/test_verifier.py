@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import pickle
 
-from lab.bpf.verifier import read_log, rejected, stack_bytes
-
-NEW = """\
+from lab.bpf.verifier import read_log, rejection, NEW = """\
 0: R1=ctx() R10=fp0
 ; struct ethhdr *eth = (void *)(long)ctx->data; @ reject_bounds.bpf.c:11
 0: (61) r1 = *(u32 *)(r1 +0)          ; R1=pkt(r=0)
@@ -69,7 +67,7 @@ def test_a_log_cut_off_in_the_middle_shows_its_last_instruction():
 
 def test_the_error_shows_what_tells_and_keeps_the_whole_log():
     """The message is short, `log` is whole, and both survive the way between two processes of pytest-xdist."""
-    error = rejected("xdp_filter", NEW)
+    error = rejection("xdp_filter", NEW)
     assert str(error) == (
         "load xdp_filter: the verifier rejected it at reject_bounds.bpf.c:13\n"
         "    return eth->h_proto ? XDP_PASS : XDP_DROP;\n"
@@ -84,10 +82,11 @@ def test_the_error_shows_what_tells_and_keeps_the_whole_log():
 
 def test_an_empty_log_leaves_the_word_to_the_errno():
     """EPERM comes without a log."""
-    assert rejected("x", "", words="Operation not permitted").kernel == "Operation not permitted"
+    assert rejection("x", "", words="Operation not permitted").kernel == "Operation not permitted"
 
 
 def test_the_stack_of_all_functions_is_added_up():
-    """Log level 4 gives one depth a function."""
-    assert stack_bytes(NEW) == 24
-    assert stack_bytes(OLD) is None
+    """Log level 4 gives one depth a function; level 1 gives none."""
+    assert facts(NEW) == {"verified_instructions": 2, "stack_bytes": 24}
+    assert facts(OLD) == {"verified_instructions": 14}
+    assert facts("") == {}
