@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import fcntl
 import json
 import os
 import select
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -21,6 +23,8 @@ FLAGS = (
     *("--disable-component-update", "--disable-sync", "--disable-dev-shm-usage", "--remote-debugging-pipe"),
 )
 ANSWER_S = 20.0
+RENUMBER = "import os, sys; [os.dup2(int(sys.argv[fd - 2]), fd) for fd in (3, 4)]; os.execv(sys.argv[3], sys.argv[3:])"
+"""Chromium reads its commands from descriptor 3 and answers into 4."""
 
 
 def find() -> str | None:
@@ -130,14 +134,15 @@ def browser(executable: str) -> Iterator[Browser]:
     """A browser that ends with the block."""
     with ExitStack() as stack:
         profile = stack.enter_context(tempfile.TemporaryDirectory(ignore_cleanup_errors=True))
-        from_us, to_browser = os.pipe()
-        from_browser, to_us = os.pipe()
+        from_us, to_browser = _pipe()
+        from_browser, to_us = _pipe()
         process = subprocess.Popen(
             [
-                "/bin/sh",
+                sys.executable,
                 "-c",
-                f'exec 3<&{from_us} 4>&{to_us}; exec "$@"',
-                "sh",
+                RENUMBER,
+                str(from_us),
+                str(to_us),
                 executable,
                 *FLAGS,
                 f"--user-data-dir={profile}",
@@ -154,6 +159,15 @@ def browser(executable: str) -> Iterator[Browser]:
         page = Browser(from_browser, to_browser)
         page.start()
         yield page
+
+
+def _pipe() -> tuple[int, int]:
+    """A pipe with both ends above 9, clear of the numbers that Chromium wants."""
+    ends = os.pipe()
+    high = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in ends]
+    for end in ends:
+        os.close(end)
+    return high[0], high[1]
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

@@ -346,3 +346,19 @@ def _program_note(program: str, dice: random.Random) -> dict[str, Any]:
         "load_ms": round(dice.uniform(9, 21), 2),
         "maps": ["verdicts", "deny_ports", "flows"],
     }
+
+
+def with_headline(measurement: Measurement, headline: str) -> Measurement:
+    """The same figures with another headline, and an interval that fits it."""
+    value = measurement.summary[headline]
+    return replace(measurement, headline=headline, interval=(value - 10, value + 10))
+
+
+def with_limit(measurement: Measurement, limit: Limit, **summary: float) -> Measurement:
+    """The same trials with a promise and with figures of one's own."""
+    return replace(measurement, limit=limit, summary={**measurement.summary, **summary})
+
+
+def with_trials(measurement: Measurement, *trials: Trial) -> Measurement:
+    """The same figures with other trials."""
+    return replace(measurement, trials=trials)
