@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pickle
 
-from lab.bpf.verifier import read_log, rejection, NEW = """\
+from lab.bpf.verifier import facts, read_log, rejection
+
+NEW = """\
 0: R1=ctx() R10=fp0
 ; struct ethhdr *eth = (void *)(long)ctx->data; @ reject_bounds.bpf.c:11
 0: (61) r1 = *(u32 *)(r1 +0)          ; R1=pkt(r=0)
