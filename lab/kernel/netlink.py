@@ -13,7 +13,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from lab.errors import NeedsRoot, NetworkError
+from lab.errors import FeatureMissing, LabError, NeedsRoot, NetworkError
 
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP = 0x001, 0x004, 0x300
 NLM_F_REPLACE, NLM_F_EXCL, NLM_F_CREATE = 0x100, 0x200, 0x400
@@ -24,7 +24,7 @@ RTM_NEWLINK, RTM_GETLINK, RTM_SETLINK = 16, 18, 19
 RTM_NEWADDR, RTM_NEWROUTE, RTM_GETROUTE, RTM_NEWNEIGH = 20, 24, 26, 28
 RTM_GETSTATS = 94
 
-SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12
+SOL_NETLINK, NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK = 270, 10, 11, 12  # strict: 4.20
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSGERR_ATTR_MSG = 1
 NLA_F_NESTED = 0x8000
@@ -33,6 +33,13 @@ NLA_F_NESTED = 0x8000
 CHUNK_BYTES = 64 * 1024
 # Answers wait in the receive buffer, each as a page or so of kernel memory: fewer than fit the default 212992 bytes.
 QUESTIONS = 24
+
+_CONFIG = {
+    "veth": "CONFIG_VETH",
+    "bridge": "CONFIG_BRIDGE",
+    "vlan": "CONFIG_VLAN_8021Q",
+    "vxlan": "CONFIG_VXLAN",
+}
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -98,7 +105,7 @@ class RouteSocket:
 
     def __init__(self) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
-        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK):
+        for option in (NETLINK_CAP_ACK, NETLINK_EXT_ACK, NETLINK_GET_STRICT_CHK):
             self._socket.setsockopt(SOL_NETLINK, option, 1)
         self._sequence = 0
         self._lock = threading.Lock()
@@ -176,11 +183,15 @@ class RouteSocket:
                 yield Reply(kind, body)
 
 
-def refused(request: Request, code: int, words: str) -> NetworkError | NeedsRoot:
+def refused(request: Request, code: int, words: str) -> LabError:
     """The error for a request that the kernel answered with errno `code` and, perhaps, a sentence."""
     what = " ".join(map(str, request.what))
     if code == errno.EPERM:
         return NeedsRoot(f"{what}: it needs CAP_NET_ADMIN", kernel=os.strerror(code), mend="run it as root (sudo)")
+    if code == errno.EOPNOTSUPP and words == "Unknown device type":
+        config = _CONFIG.get(str(request.what[1]), "the device's option")
+        mend = f"a kernel with {config} (lsmod, /proc/config.gz)"
+        return FeatureMissing(f"{what}: this kernel has no such device", kernel=words, mend=mend)
     return NetworkError(f"{what}: {os.strerror(code)}", kernel=words or os.strerror(code))
 
 

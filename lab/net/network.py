@@ -29,6 +29,7 @@ INHERITED = {
     "net.ipv4.conf.all.rp_filter": "0",
     "net.ipv4.conf.default.rp_filter": "0",
 }
+READY_WITHIN_S = 5.0
 CONGESTION_CONTROL = "net.ipv4.tcp_congestion_control"
 
 
@@ -161,6 +162,10 @@ class Network:
         }
 
     def _make_interfaces(self) -> None:
+        """Hubs are named first and make the veths, so settings go backwards: leaves up first, then their hub.
+
+        The other way round the kernel updates every address of the hub once more as each carrier comes.
+        """
         layout = self.topology.layout
         wire = Wire(layout, self.topology.vlans, self.topology.vxlans)
 
@@ -171,7 +176,7 @@ class Network:
             requests = list(wire.links(name, netns_fd))
             if requests:
                 namespace.route_socket.batch(requests)
-        for name, namespace in self._namespaces.items():
+        for name, namespace in reversed(self._namespaces.items()):
             namespace.route_socket.batch(list(wire.settings(name)))
             here = {spec.short_name: Interface(spec, namespace) for spec in layout.of_namespace.get(name, ())}
             namespace.adopt(here, self.interface)
@@ -184,8 +189,8 @@ class Network:
     def _await_readiness(self) -> None:
         layout = self.topology.layout
         for name, namespace in self._namespaces.items():
-            asked = readiness.questions(layout.of_namespace.get(name, ()), layout.loopback[name])
-            readiness.await_all(namespace.route_socket, asked, within_s=5)
+            own, loopback = layout.of_namespace.get(name, ()), layout.loopback[name]
+            readiness.await_namespace(namespace.route_socket, own, loopback, READY_WITHIN_S)
 
     def _set_offloads(self, namespace: Namespace, spec: InterfaceSpec) -> None:
         with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:

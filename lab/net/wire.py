@@ -97,7 +97,7 @@ class Wire:
         if end.master:
             body += u32(IFLA_MASTER, self._layout.interfaces[end.master].ifindex)
         body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), data)
-        return Request(netlink.RTM_NEWLINK, NEW, body, ("make veth", end.name, "-", peer.name))
+        return Request(netlink.RTM_NEWLINK, NEW, body, ("make", "veth", end.name, "-", peer.name))
 
     def _end(self, end: InterfaceSpec) -> Request:
         master = u32(IFLA_MASTER, self._layout.interfaces[end.master].ifindex) if end.master else b""
