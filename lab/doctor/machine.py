@@ -14,6 +14,7 @@ from pathlib import Path
 
 from lab import __version__
 from lab.doctor.check import Check
+from lab.errors import LabError
 
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}  # linux/capability.h
 
@@ -63,6 +64,7 @@ def look() -> Iterator[Check]:
     yield _privileges()
     yield from (_tool(tool) for tool in TOOLS)
     yield from (_header(Path(path), package) for path, package in HEADERS)
+    yield _libbpf()
     yield _jit()
     yield _cgroup2()
     yield _cpus()
@@ -114,6 +116,17 @@ def _header(path: Path, package: str) -> Check:
     if path.is_file():
         return Check(name, "yes", True, gives, str(path))
     return Check(name, "no", True, gives, f"{path} is missing", install(package))
+
+
+def _libbpf() -> Check:
+    from lab.kernel import libbpf
+
+    gives = "reads, relocates and loads programs"
+    try:
+        version = libbpf.library().libbpf_version_string().decode()
+    except LabError as error:
+        return Check("libbpf", "no", True, gives, error.kernel, install("libbpf-dev"))
+    return Check("libbpf", "yes", True, gives, version)
 
 
 def _jit() -> Check:
