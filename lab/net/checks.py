@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from lab.errors import TopologyError
 
 if TYPE_CHECKING:
+    from lab.net.layout import InterfaceSpec
     from lab.net.spec import Vlan, Vxlan
     from lab.net.topology import Topology
 
 MTU_BYTES = range(68, 65536)  # 68: RFC 791; 65535: what veth takes (ETH_MAX_MTU)
 IPV6_MTU_BYTES = 1280  # RFC 8200, section 5
 NAME_BYTES = 15  # IFNAMSIZ with its NUL
-QUEUES = range(1, 4097)  # the kernel's limit (rtnl_create_link)
+QUEUES = range(1, 4097)  # the kernel's limit (rtnl_create_link())
+OFFLOADS = ("rx", "tx", "sg", "tso", "gso", "gro")  # as ethtool -K calls them; lab.kernel.ethtool sets them
 
 _NAMESPACE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _SYSCTL = re.compile(r"net([./][A-Za-z0-9_-]+){2,}")
@@ -76,8 +78,8 @@ def _check_settings(
     if queues is not None and queues not in QUEUES:
         raise TopologyError(f"{where}: {queues} queues", mend="1 to 4096")
     for name, value in offloads.items():
-        if not isinstance(name, str) or not isinstance(value, bool):
-            raise TopologyError(f"{where}: offload {name!r}: {value!r}", mend='as in offloads={"tx": False}')
+        if name not in OFFLOADS or not isinstance(value, bool):
+            raise TopologyError(f"{where}: offload {name!r}: {value!r}", mend=f"{', '.join(OFFLOADS)}: True or False")
 
 
 def _check_interfaces(interfaces: Iterable[str], namespaces: set[str]) -> None:
@@ -141,3 +143,14 @@ def _check_vlans(vlans: Iterable[Vlan]) -> None:
         if (vlan.parent, vlan.tag) in pairs:
             raise TopologyError(f"{vlan.name}: VLAN {vlan.tag} is on {vlan.parent} twice")
         pairs.add((vlan.parent, vlan.tag))
+
+
+def check_resolved(topology: Topology, interfaces: Mapping[str, InterfaceSpec]) -> None:
+    """What can be seen only when every interface has its addresses and its MTU."""
+    for vxlan in topology.vxlans:
+        ends = interfaces[vxlan.parent], interfaces[vxlan.remote]
+        if not any(a.version == b.version for a in ends[0].addresses for b in ends[1].addresses):
+            raise TopologyError(f"{vxlan.name}: {vxlan.parent} and {vxlan.remote} have no address of one family")
+    for each in interfaces.values():
+        if each.ipv6 is not None and each.mtu_bytes < IPV6_MTU_BYTES:
+            raise TopologyError(f"{each.name}: MTU {each.mtu_bytes} is below IPv6's 1280 (RFC 8200)", mend="ipv6=None")

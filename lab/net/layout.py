@@ -12,6 +12,7 @@ from ipaddress import IPv4Interface, IPv6Interface
 from typing import TYPE_CHECKING
 
 from lab.errors import TopologyError
+from lab.net.checks import check_resolved
 from lab.net.numbering import Address, InterfaceAddress, interface_address, number
 from lab.net.routing import Hop, routes
 from lab.net.segments import Segment, segments_of
@@ -99,6 +100,7 @@ def lay_out(topology: Topology) -> Layout:
     ipv6 = number(segments, 6, topology.ipv6)
     interfaces = {name: replace(each, ipv4=ipv4.get(name), ipv6=ipv6.get(name)) for name, each in bare.items()}
     _refuse_doubles(interfaces, loopback)
+    check_resolved(topology, interfaces)
     largest = max((len(segment.members) for segment in segments), default=0)
     static = topology.neighbours == "static" or (topology.neighbours == "auto" and largest <= STATIC_MEMBERS)
     return Layout(
