@@ -59,8 +59,12 @@ def _is_safe(name: str, value: str) -> bool:
 
 
 def _fit(svg: ElementTree.Element) -> None:
-    """A view box makes the drawing shrink with a narrow page."""
+    """A view box makes the drawing shrink with a narrow page, a width keeps it from growing beyond its own size."""
     width, height = svg.get("width", ""), svg.get("height", "")
     if "viewBox" not in svg.attrib and width and height:
         svg.set("viewBox", f"0 0 {width.removesuffix('px')} {height.removesuffix('px')}")
+    box = svg.get("viewBox", "").replace(",", " ").split()
+    if len(box) == 4 and not width:
+        svg.set("width", box[2])
+        svg.set("height", box[3])
     svg.set("role", "img")

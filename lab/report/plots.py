@@ -6,11 +6,11 @@ Horizontal places are percentages and everything else pixels, so that a plot fit
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from lab.report.curves import thinned
 from lab.report.quantity import plain, quantity, scale, span
@@ -149,10 +149,21 @@ def cost_plot(lines: dict[str, list[Point]], unit: str) -> Markup:
     marks += [_column(across, number) for number in flows]
     for index, (label, line) in enumerate(lines.items()):
         marks.append(_line(index, label, sorted(line, key=lambda point: point.flows), (across, up), unit))
+    marks += _marks(points, (across, up), unit)
     marks.append(Markup('<text class="name" x="-46" y="-12">{}</text>').format(shown.unit))
     return Markup(
-        '<div class="cost"><svg height="{}" role="img" aria-label="cost by number of flows">{}</svg></div>'
-    ).format(LINE_HEIGHT + 40, Markup("").join(marks))
+        '{}<div class="cost"><svg height="{}" role="img" aria-label="cost by number of flows">{}</svg></div>'
+    ).format(_line_names(list(lines)), LINE_HEIGHT + 40, Markup("").join(marks))
+
+
+def _line_names(labels: list[str]) -> Markup:
+    """Which colour is which line; a single line needs no telling."""
+    if len(labels) < 2:
+        return Markup("")
+    names = Markup("").join(
+        Markup('<li class="line-{}">{}</li>').format(index % 4, label) for index, label in enumerate(labels)
+    )
+    return Markup('<ul class="line-names">{}</ul>').format(names)
 
 
 def _height(up: Axis, value: float) -> float:
@@ -195,5 +206,15 @@ def _cost_point(point: Point, place: tuple[float, float], up: Axis, unit: str) -
     return Markup(
         '{}<line class="interval" x1="{}%" x2="{}%" y1="{}" y2="{}"/>'
         '<circle cx="{}%" cy="{}" r="4.5"><title>{}</title></circle>'
-        '<text class="mark" x="{}%" y="{}" dy="-10" text-anchor="middle">{}</text>'
-    ).format(trials, x, x, low, high, x, y, title, x, y, escape(quantity(point.value, unit).partition(" ")[0]))
+    ).format(trials, x, x, low, high, x, y, title)
+
+
+def _marks(points: Sequence[Point], axes: tuple[Axis, Axis], unit: str) -> Iterator[Markup]:
+    """The value beside the dearest and the cheapest point of each number of flows: more would overlap."""
+    across, up = axes
+    for flows in {point.flows for point in points}:
+        several = sorted(point.value for point in points if point.flows == flows)
+        for value, offset in {several[0]: 20, several[-1]: -10}.items():
+            yield Markup('<text class="mark" x="{}%" y="{}" dy="{}" text-anchor="middle">{}</text>').format(
+                across.share(math.log(flows)), _height(up, value), offset, quantity(value, unit).partition(" ")[0]
+            )
