@@ -106,6 +106,11 @@ def map_lookup_and_delete(fd: int, key: bytes, value_bytes: int) -> bytes | None
     return bytes(value)
 
 
+def map_peek(fd: int, value: bytes) -> None:
+    """Looks a value up in a bloom filter: ENOENT when it was never added."""
+    _element(MAP_LOOKUP_ELEM, fd, b"", bytearray(value))
+
+
 def map_update(fd: int, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
     """Writes one entry; a queue, a stack and a bloom filter have an empty key."""
     _element(MAP_UPDATE_ELEM, fd, key, bytearray(value), flags)
@@ -268,6 +273,12 @@ def object_info(fd: int, room: int = 320) -> bytes:
     bpf(OBJ_GET_INFO_BY_FD, attributes)
     (length,) = struct.unpack_from("=I", attributes, 4)
     return bytes(info[:length])
+
+
+def map_facts(fd: int) -> tuple[int, int, int, int, int]:
+    """(type, id, key bytes, value bytes, max entries) of struct bpf_map_info."""
+    kind, number, key, value, most = struct.unpack_from("=5I", object_info(fd))
+    return kind, number, key, value, most
 
 
 def fd_of_program(program_id: int) -> int:

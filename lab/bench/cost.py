@@ -1,0 +1,150 @@
+"""Cost of a program in ns per packet, by BPF_PROG_RUN, with the cost of PROG_RUN itself subtracted.
+
+A driver (lab/instruments/drive_*.bpf.c) gives each round the frame of another flow and tail-calls the program; a second
+driver tail-calls an empty program. Batches of both are timed in turn, around the system call, and the difference of
+each pair is one sample. PROG_RUN nanoseconds are not packets per second on a wire: there is no device, no memory for
+frames and no other work between two packets.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lab import instruments
+from lab.bench.flow_fields import flow_fields
+from lab.bench.pinned import pinned
+from lab.errors import MeasurementError
+from lab.kernel.bpf import prog_test_run
+from lab.model import statistics
+from lab.model.action import Mode
+from lab.model.measurement import Limit, Measurement, Trial
+
+if TYPE_CHECKING:
+    from lab.bpf.program import Program
+
+METHOD = "prog_run"
+BATCH_NS = 400_000
+TEMPLATE_WORDS = 16
+DRIVERS = {"xdp": ("drive_xdp", "empty_xdp"), "sched_cls": ("drive_tc", "empty_tc")}
+
+
+def measure_cost(
+    program: Program, frame: Any, *, flows: int = 1, pairs: int = 60, below_ns: float | None = None, subject: str = ""
+) -> Measurement:
+    """ns per packet of `program` for packets of `flows` flows, each seen once before the clock starts.
+
+    `frame` is a scapy packet or bytes, UDP or TCP over IPv4 or IPv6: its source address and port are varied, and
+    `flows` must be a power of two. `below_ns` is the author's promise for the median.
+    MeasurementError for other frames, for other types of programs, and when the driver refused a round.
+    """
+    if flows < 1 or flows & (flows - 1):
+        raise MeasurementError(f"measure cost at {flows} flows: not a power of two", mend="1, 65_536 or 1_048_576")
+    with _drivers(program, bytes(frame), flows) as (loaded, floor), pinned():
+        loaded.warm_up(flows)
+        floor.warm_up(flows)
+        repeat = loaded.rounds_within(BATCH_NS)
+        samples: dict[str, list[float]] = {"with": [], "without": []}
+        for pair in range(pairs):
+            for driver in (loaded, floor) if pair % 2 else (floor, loaded):
+                samples[driver.arm].append(driver.time(repeat))
+    return _measurement(program, subject or f"{flows:,} flow{'s' * (flows > 1)}", flows, samples, below_ns)
+
+
+@dataclass(frozen=True)
+class _Driver:
+    """A loaded driver whose tail call goes to the program under test or to the empty one."""
+
+    arm: str
+    fd: int
+    frame: bytes
+    target: str
+
+    def run(self, rounds: int) -> int:
+        """Runs so many rounds, and gives the return code of the last."""
+        return prog_test_run(self.fd, self.frame, repeat=rounds).retval
+
+    def warm_up(self, flows: int) -> None:
+        """Each flow once: tables are filled, the JIT's code and the caches are warm."""
+        self.run(max(flows, 2000))
+
+    def rounds_within(self, budget_ns: float) -> int:
+        """How many rounds take about so long, at least 200."""
+        return max(200, int(budget_ns / self.time(2000)))
+
+    def time(self, rounds: int) -> float:
+        """ns per round, taken around the system call (the kernel's own figure is in whole ns)."""
+        start = time.perf_counter_ns()
+        self.run(rounds)
+        return (time.perf_counter_ns() - start) / rounds
+
+
+@contextmanager
+def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driver, _Driver]]:
+    """Both drivers, loaded; XDP ones are attached to a veth of no traffic.
+
+    An XDP program that is attached nowhere costs 20 ms more for each PROG_RUN call with repeat: the kernel patches
+    its dispatcher (bpf_prog_change_xdp) and waits for a grace period, twice.
+    """
+    from lab import bpf
+    from lab.net.topology import Topology
+    from lab.traffic.network import Network
+
+    if program.type not in DRIVERS:
+        raise MeasurementError(
+            f"measure the cost of {program.name}: there is no driver for programs of type {program.type}",
+            mend=f"bench.cost measures programs of type {' and '.join(DRIVERS)}",
+        )
+    driver_stem, empty_stem = DRIVERS[program.type]
+    knobs = _knobs(frame, flows)
+    with ExitStack() as stack:
+        empty = stack.enter_context(bpf.load(instruments.path(empty_stem)))
+        drivers = []
+        for target in (program, empty):
+            driver = stack.enter_context(bpf.load(instruments.path(driver_stem), **knobs))
+            driver.maps["targets"][0] = target
+            drivers.append(driver)
+        if program.type == "xdp":
+            network = stack.enter_context(Network(Topology.pair("left", "right")))
+            for driver, place in zip(drivers, ("left/eth0", "right/eth0"), strict=True):
+                stack.enter_context(driver.attach(network.interface(place), mode=Mode.NATIVE))
+        loaded, floor = drivers
+        yield _Driver("with", loaded.fd, frame, program.name), _Driver("without", floor.fd, frame, empty.name)
+
+
+def _knobs(frame: bytes, flows: int) -> dict[str, Any]:
+    """The `const volatile` globals of lab/instruments/flows.h."""
+    fields = flow_fields(frame)
+    headers = frame[: TEMPLATE_WORDS * 8].ljust(TEMPLATE_WORDS * 8, b"\0")
+    return {
+        "template": struct.unpack(f"={TEMPLATE_WORDS}Q", headers),
+        "frame_bytes": len(frame),
+        "flow_mask": flows - 1,
+        "address_offset": fields.address,
+        "port_offset": fields.port,
+        "checksum_offset": fields.checksum,
+    }
+
+
+def _measurement(
+    program: Program, subject: str, flows: int, samples: dict[str, list[float]], below_ns: float | None
+) -> Measurement:
+    added = [each - floor for each, floor in zip(samples["with"], samples["without"], strict=True)]
+    floor_ns = statistics.quantile(samples["without"], 0.5)
+    return Measurement(
+        metric="cost",
+        method=METHOD,
+        unit="ns/packet",
+        program=program.name,
+        subject=subject,
+        headline="p50",
+        summary=statistics.percentiles(added),
+        interval=statistics.median_interval(added),
+        trials=tuple(Trial(arm, tuple(values), {"flows": flows}) for arm, values in samples.items()),
+        limit=Limit("p50", below_ns) if below_ns else None,
+        remarks=(f"PROG_RUN, the driver and an empty program cost {floor_ns:.1f} ns, and are subtracted",),
+    )

@@ -1,0 +1,102 @@
+"""Rate: packets per second that a program processes without loss, by live frames (BPF_PROG_RUN on a veth).
+
+RFC 2544, section 26.1, in small: a trial offers frames at a rate for a fixed time and counts what the interface under
+the program received; the rate is halved between the highest without loss and the lowest with, and the rate found is
+confirmed by further trials, which are the samples.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from lab.bench.path import Path
+from lab.bench.pinned import pinned
+from lab.errors import MeasurementError
+from lab.model import statistics
+from lab.model.delivery import Delivery
+from lab.model.measurement import Limit, Measurement, Trial
+
+if TYPE_CHECKING:
+    from lab.bpf.program import Program
+    from lab.traffic.network import Network
+
+METHOD = "live_frames"
+SEARCH_STEPS = 6
+
+
+def measure_rate(
+    program: Program,
+    path: Path,
+    frame: Any,
+    *,
+    flows: int = 1,
+    trial_s: float = 0.05,
+    trials: int = 9,
+    above_pps: float | None = None,
+    subject: str = "",
+) -> Measurement:
+    """Packets per second of `flows` flows through the program at `path.at`, none lost.
+
+    `frame` is bytes, a scapy packet, or a function of the network that gives one. `above_pps` is the author's promise
+    for the median. Everything runs on one CPU: generator and program share it, so this is what one core does.
+    MeasurementError when even a slow stream loses frames.
+    """
+    from lab.traffic.network import Network
+
+    with Network(path.topology) as network:
+        if path.prepare:
+            path.prepare(network)
+        with path.attach(program, network), pinned():
+            template = frame(network) if callable(frame) else frame
+            highest = _flood(network, path, template, flows, trial_s, None)
+            rate = _without_loss(network, path, template, flows, trial_s, highest)
+            kept = [_flood(network, path, template, flows, trial_s, rate) for _ in range(trials)]
+    return _measurement(program, subject or f"{path.how}, {flows:,} flows", flows, kept, highest, above_pps)
+
+
+def _flood(network: Network, path: Path, frame: Any, flows: int, trial_s: float, rate_pps: float | None) -> Delivery:
+    return network.flood(path.source, frame, flows=flows, seconds=trial_s, rate_pps=rate_pps)
+
+
+def _without_loss(
+    network: Network, path: Path, frame: Any, flows: int, trial_s: float, highest: Delivery
+) -> float | None:
+    """The highest rate without loss: None (as fast as it goes) when the unpaced trial lost nothing."""
+    if not highest.lost:
+        return None
+    low, high = 0.0, highest.offered / highest.duration_s
+    for _ in range(SEARCH_STEPS):
+        rate = (low + high) / 2
+        if _flood(network, path, frame, flows, trial_s, rate).lost:
+            high = rate
+        else:
+            low = rate
+    if not low:
+        raise MeasurementError(
+            f"measure the rate at {path.at}: {high:,.0f} packets/s still lose frames",
+            mend="look at the counters of the interfaces on the path: is one without a receiver for XDP_TX?",
+        )
+    return low
+
+
+def _measurement(
+    program: Program, subject: str, flows: int, kept: list[Delivery], highest: Delivery, above_pps: float | None
+) -> Measurement:
+    rates = tuple(each.rate_pps for each in kept)
+    lost = sum(each.lost for each in kept)
+    facts = {"flows": flows, "offered": sum(each.offered for each in kept), "lost": lost}
+    return Measurement(
+        metric="rate",
+        method=METHOD,
+        unit="packets/s",
+        program=program.name,
+        subject=subject,
+        headline="p50",
+        summary={**statistics.percentiles(rates), "unpaced_pps": highest.rate_pps, "lost": float(lost)},
+        interval=statistics.median_interval(rates),
+        trials=(Trial("with", rates, facts),),
+        limit=Limit("p50", above_pps, below=False) if above_pps else None,
+        remarks=(
+            f"{lost} of {facts['offered']:,} frames lost in {len(kept)} trials; one CPU for generator and program",
+        ),
+    )

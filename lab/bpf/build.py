@@ -1,0 +1,181 @@
+"""From C to object: clang, run only when the source, a header, the flags or the compiler changed.
+
+Objects are kept in $XDG_CACHE_HOME/bpflab (or ~/.cache/bpflab), named by the hash of all that went into them; beside
+the source nothing is ever written. A manifest lists the files that clang read, so that a look at their times is enough
+to know that an object is still right: about 0.3 ms.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import stat
+import subprocess
+import tempfile
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from lab.errors import BuildError, FeatureMissing
+from lab.project import shipped_bpf
+
+FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wno-unused-function", "-fno-stack-protector")
+"""-mcpu=v3 (32-bit registers and jumps, Linux 5.1): shorter programs; v4 needs clang 18 and Linux 6.6."""
+TIMEOUT_S = 120
+KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
+MEND_COMPILER = "apt-get install clang llvm libbpf-dev linux-libc-dev, or `make setup`"
+TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
+
+
+def build(source: Path, *, flags: Sequence[str] = ()) -> Path:
+    """The object of a `.bpf.c`, from the cache or fresh; BuildError with clang's own words when it refuses."""
+    source = source.resolve()
+    if not source.is_file():
+        raise BuildError(f"compile {source}: no such file", mend="look at the path; `lab list` shows what there is")
+    command = [*_compiler_command(), *flags, *_include_flags(source)]
+    folder = cache_folder()
+    manifest = folder / f"{_hash([str(source), *command, _compiler_identity()])}.json"
+    cached = _cached(manifest)
+    return cached if cached else _compile(source, command, manifest)
+
+
+def cache_folder() -> Path:
+    """The cache, readable and writable by its owner only; BuildError when somebody else owns it."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "bpflab"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        about = folder.lstat()
+    except OSError as error:
+        raise BuildError(
+            f"use the cache {folder}: {error.strerror}", mend="set XDG_CACHE_HOME to a folder of yours"
+        ) from error
+    if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid() or about.st_mode & 0o022:
+        raise BuildError(
+            f"use the cache {folder}: others could write there",
+            mend=f"chown and chmod 700 {folder}, or set XDG_CACHE_HOME to a folder of yours",
+        )
+    return folder
+
+
+def _compiler_command() -> list[str]:
+    compiler = shutil.which(os.environ.get("CLANG", "clang"))
+    if not compiler:
+        raise FeatureMissing("compile a BPF program: clang is not installed", mend=MEND_COMPILER)
+    return [compiler, *FLAGS, f"-D__TARGET_ARCH_{TARGETS.get(platform.machine(), 'x86')}"]
+
+
+def _include_flags(source: Path) -> list[str]:
+    """The source's own include folder, the lab's headers, and the system's for this machine (asm/types.h)."""
+    folders = [
+        source.parent / "include",
+        shipped_bpf() / "include",
+        Path(f"/usr/include/{platform.machine()}-linux-gnu"),
+    ]
+    return [f"-I{folder}" for folder in dict.fromkeys(folders) if folder.is_dir()]
+
+
+@cache
+def _compiler_identity() -> str:
+    """Tells one clang from another without running it: a new version is a new file."""
+    binary = Path(_compiler_command()[0]).resolve()
+    about = binary.stat()
+    return f"{binary} {about.st_size} {about.st_mtime_ns}"
+
+
+def _cached(manifest: Path) -> Path | None:
+    try:
+        kept = json.loads(manifest.read_text())
+        fresh = all(_unchanged(Path(path), *about) for path, about in kept["read"].items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    found = manifest.parent / kept["object"]
+    return found if fresh and found.is_file() else None
+
+
+def _unchanged(path: Path, size: int, time_ns: int, content: str) -> bool:
+    about = path.stat()
+    return about.st_size == size and (about.st_mtime_ns == time_ns or _hash_of(path) == content)
+
+
+def _compile(source: Path, command: list[str], manifest: Path) -> Path:
+    with tempfile.TemporaryDirectory(dir=manifest.parent, prefix=".build-") as scratch:
+        made, listed = Path(scratch) / "made.o", Path(scratch) / "made.d"
+        output = ["-MD", "-MF", str(listed), "-c", str(source), "-o", str(made)]
+        said = _run([*command, *output])
+        if said and "'vmlinux.h' file not found" in said:
+            said = _run([*command, f"-I{_kernel_types_folder()}", *output])
+        if said:
+            raise BuildError(f"compile {source}: clang refused", kernel=_first_lines(said), mend=_mend(said))
+        read = {str(path): _about(path) for path in _dependencies(listed.read_text())}
+        final = manifest.with_name(f"{_hash([manifest.stem, *(each[2] for each in read.values())])}.bpf.o")
+        made.replace(final)
+        text = Path(scratch) / "manifest"
+        text.write_text(json.dumps({"object": final.name, "source": str(source), "read": read}))
+        text.replace(manifest)
+    return final
+
+
+def _run(command: list[str]) -> str:
+    """What clang said when it failed, "" when it did not."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as error:
+        raise BuildError(f"compile {command[-3]}: clang took more than {TIMEOUT_S} s") from error
+    return (done.stderr or "clang said nothing") if done.returncode else ""
+
+
+def _kernel_types_folder() -> Path:
+    """A folder with the vmlinux.h of the running kernel, made once per kernel by bpftool."""
+    try:
+        identity = _hash([platform.release(), platform.version(), str(KERNEL_TYPES.stat().st_size)])
+    except OSError as error:
+        raise FeatureMissing(
+            f"make vmlinux.h: {KERNEL_TYPES} is not there", mend="a kernel with CONFIG_DEBUG_INFO_BTF"
+        ) from error
+    folder = cache_folder() / f"vmlinux-{identity}"
+    header = folder / "vmlinux.h"
+    if not header.exists():
+        bpftool = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin:/usr/local/sbin")
+        if not bpftool:
+            raise FeatureMissing("make vmlinux.h: bpftool is not installed", mend="apt-get install bpftool")
+        dump = [bpftool, "btf", "dump", "file", str(KERNEL_TYPES), "format", "c"]
+        text = subprocess.run(dump, capture_output=True, timeout=TIMEOUT_S, check=True).stdout
+        folder.mkdir(exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            file.write(text)
+        Path(file.name).replace(header)
+    return folder
+
+
+def _dependencies(listed: str) -> list[Path]:
+    """The files of a make rule as clang's -MD writes it."""
+    words = listed.replace("\\\n", " ").partition(":")[2].replace("\\ ", "\0").split()
+    return [Path(word.replace("\0", " ")) for word in words]
+
+
+def _about(path: Path) -> tuple[int, int, str]:
+    about = path.stat()
+    return about.st_size, about.st_mtime_ns, _hash_of(path)
+
+
+def _hash_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _hash(words: Iterable[str]) -> str:
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:32]
+
+
+def _first_lines(said: str, most: int = 12) -> str:
+    lines = said.rstrip().splitlines()
+    return "\n".join(lines[:most] + (["..."] if len(lines) > most else []))
+
+
+def _mend(said: str) -> str:
+    if "file not found" in said:
+        return f"install the header, or put it into include/ beside the source ({MEND_COMPILER})"
+    return "correct the source at the line that clang names"

@@ -1,0 +1,460 @@
+"""BTF types as encoders and decoders of bytes: one generated expression a type, so that 100,000 entries take a blink.
+
+A `Layout` knows its struct-module code, how many raw items that code unpacks to, and the Python expression that makes
+the value of them. Expressions of members nest into their struct's, and one `lambda` decodes a whole entry.
+
+The C type decides the byte order: `__be16`, `__be32` and `__be64` are converted, everything else is the machine's own.
+"""
+
+from __future__ import annotations
+
+import enum
+import itertools
+import struct
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cached_property
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Any
+
+from lab.bpf import btf
+from lab.bpf.btf import Btf, Member, Type
+from lab.bpf.record import Record, record_class
+from lab.errors import MapError
+
+INTEGERS = {(1, 0): "B", (1, 1): "b", (2, 0): "H", (2, 1): "h", (4, 0): "I", (4, 1): "i", (8, 0): "Q", (8, 1): "q"}
+WIRE_ORDER = ("__be16", "__be32", "__be64")
+INLINE_ELEMENTS = 32
+"""Arrays up to so many elements are unpacked in place; longer ones by a decoder of their own."""
+
+_ADDRESSES = IPv4Address | IPv6Address
+
+
+class Layout:
+    """The base: bytes as they are."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.code = f"{size}s"
+        self.items = 1
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """Python that makes the value of the raw items; objects that it needs go into `names`."""
+        return raw[0]
+
+    def encode(self, value: Any) -> bytes:
+        """The bytes of a value; MapError when it does not fit."""
+        raw = _packed_address(value, self.size) if isinstance(value, str | _ADDRESSES) else bytes(value)
+        if len(raw) != self.size:
+            raise MapError(f"{len(raw)} bytes do not fit into {self.size}")
+        return raw
+
+    @property
+    def description(self) -> str:
+        """For error messages: "16 bytes"."""
+        return f"{self.size} bytes"
+
+    @cached_property
+    def _struct(self) -> struct.Struct:
+        return struct.Struct("=" + self.code)
+
+    @cached_property
+    def _decoder(self) -> Callable[..., Any]:
+        raw = [f"r{place}" for place in range(self.items)]
+        names: dict[str, Any] = {}
+        expression = self.expression(raw, names)
+        return eval(f"lambda {', '.join(raw)}: {expression}", names)  # type: ignore[no-any-return]
+
+    def decode(self, raw: bytes) -> Any:
+        """The value of exactly `size` bytes."""
+        return self._decoder(*self._struct.unpack(raw))
+
+    def decode_many(self, raw: bytes) -> list[Any]:
+        """The values of a whole number of entries, back to back."""
+        if not self.size:
+            return []
+        return list(itertools.starmap(self._decoder, self._struct.iter_unpack(raw)))
+
+    def encode_many(self, values: Iterable[Any]) -> bytes:
+        """The bytes of all values, back to back."""
+        return b"".join(map(self.encode, values))
+
+
+class Integer(Layout):
+    """An integer in the machine's byte order, or in wire order where the type says so."""
+
+    def __init__(self, name: str, size: int, *, signed: bool = False, wire: bool = False) -> None:
+        super().__init__(size)
+        self.name, self.signed, self.wire = name, signed, wire
+        if (size, int(signed)) in INTEGERS and not wire:
+            self.code = INTEGERS[size, int(signed)]
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """The item itself, or from_bytes for wire order and 128 bits."""
+        if self.code[-1] != "s":
+            return raw[0]
+        names["from_bytes"] = int.from_bytes
+        return f"from_bytes({raw[0]}, {'big' if self.wire else 'little'!r}, signed={self.signed})"
+
+    def encode(self, value: Any) -> bytes:
+        """An int; where an IPv4 address fits (__be32), its text or object too."""
+        if isinstance(value, str) and self.wire:
+            value = _parsed(ip_address, value)
+        if isinstance(value, IPv4Address | IPv6Address):
+            value = int(value)
+        try:
+            return int(value).to_bytes(self.size, "big" if self.wire else "little", signed=self.signed)
+        except OverflowError:
+            raise MapError(f"{value} does not fit {self.description}") from None
+        except (TypeError, ValueError):
+            raise MapError(f"{value!r} is no number for {self.description}") from None
+
+    @property
+    def description(self) -> str:
+        """The C type and its range."""
+        bits = 8 * self.size
+        low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if self.signed else (0, (1 << bits) - 1)
+        return f"{self.name} ({low} to {high})"
+
+
+class Boolean(Layout):
+    """A C bool."""
+
+    def __init__(self) -> None:
+        super().__init__(1)
+        self.code = "?"
+
+    def encode(self, value: Any) -> bytes:
+        """True and False, 1 and 0."""
+        if value not in (0, 1):
+            raise MapError(f"{value!r} is neither True nor False")
+        return bytes([bool(value)])
+
+
+class Float(Layout):
+    """A float or a double."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.code = {4: "f", 8: "d"}[size]
+
+    def encode(self, value: Any) -> bytes:
+        """Any number."""
+        return struct.pack("=" + self.code, value)
+
+
+class Enumeration(Layout):
+    """An enum: its members by number; a number without a name stays an int."""
+
+    def __init__(self, found: Type) -> None:
+        super().__init__(found.size)
+        signed = bool(found.encoding & btf.INT_SIGNED)
+        self.integer = Integer(f"enum {found.name}", found.size, signed=signed)
+        self.code = self.integer.code
+        self.type = enum.IntEnum(found.name or "enum", dict(found.enumerators)) if found.enumerators else None
+        self._members = {int(each): each for each in self.type} if self.type else {}
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """A look-up in the table of members."""
+        table = f"enum_{len(names)}"
+        names[table] = self._members
+        return f"{table}.get({raw[0]}, {raw[0]})"
+
+    def encode(self, value: Any) -> bytes:
+        """A number, a member, or a member's name."""
+        if isinstance(value, str):
+            members = self.type.__members__ if self.type else {}
+            if value not in members:
+                raise MapError(f"{value!r} is no {self.integer.name}", mend=f"it has {', '.join(members)}")
+            value = members[value]
+        return self.integer.encode(value)
+
+    @property
+    def description(self) -> str:
+        """The enum's name."""
+        return self.integer.name
+
+
+class Text(Layout):
+    """char[n]: a C string."""
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """What stands before the first NUL."""
+        names["text"] = _text
+        return f"text({raw[0]})"
+
+    def encode(self, value: Any) -> bytes:
+        """str or bytes, padded with NULs."""
+        raw = value.encode() if isinstance(value, str) else bytes(value)
+        if len(raw) > self.size:
+            raise MapError(f"{value!r} does not fit char[{self.size}]")
+        return raw.ljust(self.size, b"\0")
+
+
+class Address(Layout):
+    """struct in_addr and struct in6_addr."""
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """An object of the ipaddress module."""
+        kind = IPv4Address if self.size == 4 else IPv6Address
+        names[kind.__name__] = kind
+        return f"{kind.__name__}({raw[0]})"
+
+
+class Array(Layout):
+    """T[n], as a tuple; __u8[n] is plain bytes and has a `Layout` of its own."""
+
+    def __init__(self, element: Layout, count: int) -> None:
+        super().__init__(element.size * count)
+        self.element, self.count = element, count
+        self.inline = count <= INLINE_ELEMENTS
+        if self.inline:
+            self.code, self.items = element.code * count, element.items * count
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """A tuple display, or a decoder of the elements."""
+        if not self.inline:
+            decoder = f"array_{len(names)}"
+            names[decoder] = self.element.decode_many
+            return f"tuple({decoder}({raw[0]}))"
+        width = self.element.items
+        each = [self.element.expression(raw[at : at + width], names) for at in range(0, len(raw), width)]
+        return f"({', '.join(each)}{',' if len(each) == 1 else ''})"
+
+    def encode(self, value: Any) -> bytes:
+        """A sequence of as many elements; where an address fits, its text."""
+        if isinstance(value, str | _ADDRESSES):
+            return _packed_address(value, self.size)
+        elements = list(value)
+        if len(elements) != self.count:
+            raise MapError(f"{len(elements)} elements do not fit an array of {self.count}")
+        return b"".join(map(self.element.encode, elements))
+
+    @property
+    def description(self) -> str:
+        """The element's type and the count."""
+        return f"{self.element.description}[{self.count}]"
+
+
+class Struct(Layout):
+    """A struct or a union. Plain structs unpack in one go; one with bit-fields or unions is taken member by member."""
+
+    def __init__(self, found: Type, members: Sequence[tuple[Member, Layout]]) -> None:
+        super().__init__(found.size)
+        self.name = found.name
+        self.union = found.kind == btf.UNION
+        self.members = [each for each in members if each[0].bits == 0 or each[0].name]
+        self.plain = not self.union and all(_is_plain(member, layout) for member, layout in self.members)
+        self.type = record_class(found.name, tuple(_flat_names(self.members)))
+        if self.plain:
+            self._lay_out()
+
+    def _lay_out(self) -> None:
+        at, codes, items = 0, [], 0
+        for member, layout in self.members:
+            start = member.offset_bits // 8
+            codes.append(f"{start - at}x" if start > at else "")
+            codes.append(layout.code)
+            at, items = start + layout.size, items + layout.items
+        self.code = "".join(codes) + (f"{self.size - at}x" if self.size > at else "")
+        self.items = items
+
+    def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
+        """tuple.__new__(class, (members)), which is twice as fast as the class itself."""
+        if not self.plain:
+            slow = f"struct_{len(names)}"
+            names[slow] = self._member_by_member
+            return f"{slow}({raw[0]})"
+        parts, at = [], 0
+        for _, layout in self.members:
+            parts.append(layout.expression(raw[at : at + layout.items], names))
+            at += layout.items
+        kind = f"record_{len(names)}"
+        names[kind], names["new"] = self.type, tuple.__new__
+        return f"new({kind}, ({''.join(part + ', ' for part in parts)}))"
+
+    def _member_by_member(self, raw: bytes) -> Record:
+        values: list[Any] = []
+        for member, layout in self.members:
+            value = _bits(raw, member, layout) if member.bits else layout.decode(_slice(raw, member, layout))
+            values.extend(value) if not member.name else values.append(value)
+        return self.type(values)
+
+    def encode(self, value: Any) -> bytes:
+        """A dict, a record, a sequence in the fields' order; a lone value for a struct of one member.
+
+        In a dict, members that are left out are zero; of a union give one.
+        """
+        if isinstance(value, str | _ADDRESSES | IPv4Network | IPv6Network):
+            return self._encode_address(value)
+        if isinstance(value, Record):
+            return self._encode_union(value) if self.union else self._encode_fields(dict(value.named()))
+        if isinstance(value, Mapping):
+            return self._encode_fields(value)
+        if isinstance(value, bytes | bytearray) and len(value) == self.size:
+            return bytes(value)
+        if isinstance(value, Sequence):
+            return self._encode_fields(dict(zip(self._names_for(value), value, strict=True)))
+        if len(self.type.fields) == 1:
+            return self._encode_fields({self.type.fields[0]: value})
+        raise MapError(f"{value!r} is no {self.description}", mend=f"a dict of {', '.join(self.type.fields)}")
+
+    def _names_for(self, value: Sequence[Any]) -> Sequence[str]:
+        if len(value) == len(self.type.fields):
+            return self.type.fields
+        raise MapError(
+            f"{len(value)} values for the {len(self.type.fields)} fields of {self.description}",
+            mend=f"its fields are {', '.join(self.type.fields)}",
+        )
+
+    def _encode_fields(self, given: Mapping[str, Any]) -> bytes:
+        unknown = set(given) - set(self.type.fields)
+        if unknown:
+            raise MapError(
+                f"{self.description} has no field {', '.join(sorted(map(repr, unknown)))}",
+                mend=f"its fields are {', '.join(self.type.fields)}",
+            )
+        room = bytearray(self.size)
+        for member, layout in self.members:
+            names = [member.name] if member.name else [each for each in layout.type.fields if each in given]  # type: ignore[attr-defined]
+            if not any(each in given for each in names):
+                continue
+            value = given[member.name] if member.name else {each: given[each] for each in names}
+            try:
+                _place(room, member, layout, value)
+            except MapError as error:
+                what = f"{member.name}: {error.what}" if member.name else error.what
+                raise MapError(what, kernel=error.kernel, mend=error.mend) from None
+        return bytes(room)
+
+    def _encode_union(self, value: Record) -> bytes:
+        """A decoded union holds every view of the same bytes: the widest is all of them."""
+        member, layout = max(self.members, key=lambda each: each[1].size)
+        if not member.name:
+            return layout.encode({name: each for name, each in value.named() if name in layout.type.fields})  # type: ignore[attr-defined]
+        return layout.encode(dict(value.named())[member.name]).ljust(self.size, b"\0")
+
+    def _encode_address(self, value: Any) -> bytes:
+        """An LPM trie's key from "10.0.0.0/8"; an address into a union or a struct that holds just that."""
+        first, *rest = self.members
+        if first[0].name == "prefixlen" and first[1].size == 4 and not self.union:
+            network = value if isinstance(value, IPv4Network | IPv6Network) else _parsed(ip_network, value)
+            return first[1].encode(network.prefixlen) + _packed_address(network.network_address, self.size - 4)
+        if isinstance(value, IPv4Network | IPv6Network):
+            raise MapError(f"{value} is a prefix, and {self.description} has no prefixlen")
+        address = _parsed(ip_address, value) if isinstance(value, str) else value
+        exact = {layout.size for _, layout in self.members} if self.union else {self.size if not rest else 0}
+        if len(address.packed) not in exact:
+            raise MapError(f"the address {address} does not fit {self.description}")
+        return bytes(address.packed).ljust(self.size, b"\0")
+
+    @property
+    def description(self) -> str:
+        """ "struct flow" or "union"."""
+        return f"{'union' if self.union else 'struct'} {self.name}".strip()
+
+
+def layout_of(types: Btf, type_id: int) -> Layout:
+    """The layout of a BTF type; typedefs that mean a byte order are heeded on the way."""
+    return _layout(types, type_id, 0)
+
+
+def raw_layout(size: int) -> Layout:
+    """Of a key or value without BTF: an unsigned integer where the size allows it, else bytes."""
+    return Integer(f"{size} bytes", size) if size in (1, 2, 4, 8) else Layout(size)
+
+
+def _layout(types: Btf, type_id: int, depth: int) -> Layout:
+    if depth > btf.DEEPEST_CHAIN:
+        raise MapError(f"type {type_id} holds itself")
+    plain = types.plain(type_id)
+    typedef = types.typedef(type_id)
+    if plain.kind == btf.INT:
+        return _integer(plain, typedef)
+    if plain.kind in (btf.ENUM, btf.ENUM64):
+        return Enumeration(plain)
+    if plain.kind == btf.FLOAT:
+        return Float(plain.size) if plain.size in (4, 8) else Layout(plain.size)
+    if plain.kind == btf.PTR:
+        return Integer("pointer", 8)
+    if plain.kind == btf.ARRAY:
+        return _array(types, plain, depth)
+    if plain.kind in (btf.STRUCT, btf.UNION):
+        if plain.name in ("in_addr", "in6_addr"):
+            return Address(plain.size)
+        return Struct(plain, [(member, _layout(types, member.type_id, depth + 1)) for member in plain.members])
+    return Layout(plain.size)
+
+
+def _integer(plain: Type, typedef: str) -> Layout:
+    if plain.encoding & btf.INT_BOOL:
+        return Boolean()
+    signed = bool(plain.encoding & btf.INT_SIGNED)
+    return Integer(typedef or plain.name, plain.size, signed=signed, wire=typedef in WIRE_ORDER)
+
+
+def _array(types: Btf, plain: Type, depth: int) -> Layout:
+    element = types.plain(plain.target)
+    if element.kind == btf.INT and element.size == 1 and not element.encoding & btf.INT_BOOL:
+        is_text = element.name == "char" and types.typedef(plain.target) == ""
+        return Text(plain.count) if is_text else Layout(plain.count)
+    return Array(_layout(types, plain.target, depth + 1), plain.count)
+
+
+def _is_plain(member: Member, layout: Layout) -> bool:
+    return bool(member.name) and not member.bits
+
+
+def _flat_names(members: Sequence[tuple[Member, Layout]]) -> list[str]:
+    """Field names, those of anonymous members among their parent's, as in C."""
+    names: list[str] = []
+    for member, layout in members:
+        if member.name:
+            names.append(member.name)
+        elif isinstance(layout, Struct):
+            names.extend(layout.type.fields)
+    return names
+
+
+def _slice(raw: bytes, member: Member, layout: Layout) -> bytes:
+    start = member.offset_bits // 8
+    return raw[start : start + layout.size]
+
+
+def _bits(raw: bytes, member: Member, layout: Layout) -> Any:
+    number = int.from_bytes(raw, "little") >> member.offset_bits & ((1 << member.bits) - 1)
+    if isinstance(layout, Integer) and layout.signed and number >> member.bits - 1:
+        number -= 1 << member.bits
+    if isinstance(layout, Enumeration | Boolean):
+        return layout.decode(number.to_bytes(layout.size, "little"))
+    return number
+
+
+def _place(room: bytearray, member: Member, layout: Layout, value: Any) -> None:
+    if not member.bits:
+        start = member.offset_bits // 8
+        room[start : start + layout.size] = layout.encode(value)
+        return
+    number = int.from_bytes(layout.encode(value), "little") & ((1 << 8 * layout.size) - 1)
+    signed = isinstance(layout, Integer) and layout.signed
+    if not -(1 << member.bits - 1) * signed <= int(value) < 1 << member.bits - signed:
+        raise MapError(f"{value} does not fit {member.bits} bits")
+    whole = int.from_bytes(room, "little") | (number & ((1 << member.bits) - 1)) << member.offset_bits
+    room[:] = whole.to_bytes(len(room), "little")
+
+
+def _packed_address(value: Any, size: int) -> bytes:
+    address = _parsed(ip_address, value) if isinstance(value, str) else value
+    if len(address.packed) != size:
+        raise MapError(f"the address {address} takes {len(address.packed)} bytes and not {size}")
+    return bytes(address.packed)
+
+
+def _parsed(parse: Callable[[str], Any], text: str) -> Any:
+    try:
+        return parse(text)
+    except ValueError as error:
+        raise MapError(f"{text!r} is no address ({error})") from None
+
+
+def _text(raw: bytes) -> str:
+    return raw.partition(b"\0")[0].decode(errors="replace")
