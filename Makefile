@@ -66,13 +66,13 @@ lint-python: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-lint-c: packages
-	@scripts/lint-c
+lint-c: $(READY)
+	@$(BIN)/python scripts/lint-c
 
 format: $(READY) ## put Python and C into the project's shape
 	@$(BIN)/ruff check --fix --quiet . || true
 	$(BIN)/ruff format .
-	scripts/lint-c --fix
+	$(BIN)/python scripts/lint-c --fix
 
 wheel: $(READY) ## dist/bpflab-*.whl and the source archive
 	@$(BIN)/python -m build --no-isolation
