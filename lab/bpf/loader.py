@@ -23,7 +23,7 @@ from lab.bpf.map import Facts as MapFacts
 from lab.bpf.object_file import MapTypes, ObjectFile
 from lab.bpf.program import TYPES, Facts, Globals, Loaded, Program
 from lab.bpf.reference_map import REFERENCE_TYPES, MapOfMaps, ReferenceMap
-from lab.errors import BuildError, LoadError, MapError, NeedsRoot
+from lab.errors import BuildError, FeatureMissing, LoadError, MapError, NeedsRoot
 from lab.kernel import bpf, libbpf
 from lab.model.journal import note
 from lab.project import shipped_bpf
@@ -191,7 +191,7 @@ class _Loading:
         if not self.knobs:
             return
         types = self.file.btf
-        variables = btf.variables_of(types, ".rodata") if types else {}
+        variables = self.file.variables(".rodata")
         for name, value in self.knobs.items():
             if types is None or name not in variables:
                 close = difflib.get_close_matches(name, variables) or list(variables)
@@ -229,6 +229,12 @@ class _Loading:
         if number == errno.EPERM and os.geteuid():
             raise NeedsRoot(
                 f"load {self.stem}: loading BPF programs needs root", mend="sudo, or CAP_BPF with CAP_NET_ADMIN"
+            )
+        if number == errno.ENOSYS:
+            raise FeatureMissing(
+                f"load {self.stem}: this kernel has no BPF",
+                kernel=self._words(),
+                mend="a kernel with CONFIG_BPF_SYSCALL=y",
             )
         refused = next((name for name in chosen if self._failed(name)), "")
         if refused and self.log_level == STATISTICS:
@@ -320,7 +326,7 @@ class _Loading:
             for section in (".data", ".bss"):
                 if types and name.endswith(section):
                     fd = self.library.bpf_map__fd(each)
-                    for variable in btf.variables_of(types, section).values():
+                    for variable in self.file.variables(section).values():
                         found[variable.name] = (fd, variable.offset, layout_of(types, variable.type_id))
         return found
 
