@@ -1,0 +1,1 @@
+"""One hook, one file: how each kind of program is attached."""
