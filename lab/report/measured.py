@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from lab.model.measurement import Measurement
+from lab.model.statistics import quantile
 from lab.report.curves import arms
 from lab.report.figures import (
     Figure,
     headline_figure,
     limit_text,
     metric_name,
+    quantile_interval,
     statistic_name,
     summary_value,
     telling_figure,
@@ -68,6 +70,11 @@ class Measured:
         return max(map(len, arms(self.measurement).values()), default=0) >= DISTRIBUTION_FROM
 
     @property
+    def has_arms(self) -> bool:
+        """True when it compares, so that its figure is not simply that of its trials."""
+        return len(arms(self.measurement)) > 1
+
+    @property
     def flows(self) -> float | None:
         """The number of flows that every trial of a cost had, or None."""
         numbers = {trial.facts.get("flows") for trial in self.measurement.trials}
@@ -101,17 +108,21 @@ def _rows(measured: Measured) -> list[Row]:
     if len(several) <= 1:
         samples = next(iter(several.values()), [])
         return [Row(name, samples, head, measurement.interval, limit, promise=_promise(measured.telling))]
-    return [
-        Row(
-            f"{measurement.subject}, {arm}, median",
-            samples,
-            sorted(samples)[len(samples) // 2],
-            None,
-            None,
-            arm == "with",
-        )
-        for arm, samples in several.items()
-    ]
+    return [_arm_row(measurement, arm, samples) for arm, samples in several.items()]
+
+
+def _arm_row(measurement: Measurement, arm: str, samples: list[float]) -> Row:
+    """An arm's own median; the limit is drawn where the headline is about this arm and not about a difference."""
+    head, limit = measurement.summary[measurement.headline], measurement.limit
+    own = arm == "with" and min(samples) <= head <= max(samples)
+    return Row(
+        label=f"{measurement.subject}, {arm}, median",
+        samples=samples,
+        value=quantile(samples, 0.5),
+        interval=quantile_interval(samples, 0.5),
+        limit=limit.value if limit and own else None,
+        accent=arm == "with",
+    )
 
 
 def _promise(figure: Figure) -> Markup:
