@@ -97,21 +97,29 @@ class Btf:
         """The DATASECs by name: ".maps", ".rodata", ".bss", ..."""
         return {each.name: each for each in self.types if each.kind == DATASEC}
 
+    @cached_property
+    def enumerators(self) -> dict[str, int]:
+        """Every enumerator's number by its name; C has one name space for all of a file's."""
+        return {name: value for each in self.types for name, value in each.enumerators}
+
     def size_of(self, type_id: int) -> int:
         """Bytes, as sizeof() gives."""
-        plain = self.plain(type_id)
-        if plain.kind == PTR:
-            return 8
-        if plain.kind == ARRAY:
-            return plain.count * self.size_of(plain.target)
-        return plain.size
+        elements = 1
+        for _ in range(DEEPEST_CHAIN):
+            plain = self.plain(type_id)
+            if plain.kind == PTR:
+                return elements * 8
+            if plain.kind != ARRAY:
+                return elements * plain.size
+            elements, type_id = elements * plain.count, plain.target
+        raise LoadError(f"read BTF: type {type_id} refers to itself", mend="compile it again")
 
 
 def read_btf(raw: bytes) -> Btf:
     """The types in a .BTF section; LoadError when it is not one."""
     try:
         return _Reader(raw).read()
-    except (struct.error, IndexError, UnicodeDecodeError, KeyError) as error:
+    except (struct.error, IndexError, ValueError, KeyError) as error:
         raise LoadError(f"read BTF: the section is damaged ({error})", mend="compile the object again") from error
 
 

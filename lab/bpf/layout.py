@@ -14,18 +14,21 @@ import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from operator import index
 from typing import Any
 
 from lab.bpf import btf
 from lab.bpf.btf import Btf, Member, Type
-from lab.bpf.record import Record, record_class
+from lab.bpf.record import Elements, Record, record_class
 from lab.errors import MapError
+from lab.model.action import Action
 
 INTEGERS = {(1, 0): "B", (1, 1): "b", (2, 0): "H", (2, 1): "h", (4, 0): "I", (4, 1): "i", (8, 0): "Q", (8, 1): "q"}
 WIRE_ORDER = ("__be16", "__be32", "__be64")
 INLINE_ELEMENTS = 32
 """Arrays up to so many elements are unpacked in place; longer ones by a decoder of their own."""
 
+MAPPED = bytes(10) + b"\xff\xff"
 _ADDRESSES = IPv4Address | IPv6Address
 
 
@@ -43,7 +46,14 @@ class Layout:
 
     def encode(self, value: Any) -> bytes:
         """The bytes of a value; MapError when it does not fit."""
-        raw = _packed_address(value, self.size) if isinstance(value, str | _ADDRESSES) else bytes(value)
+        if isinstance(value, str | _ADDRESSES):
+            return _packed_address(value, self.size)
+        if not isinstance(value, bytes | bytearray | memoryview | tuple | list):
+            raise MapError(f"{value!r} is no {self.description}", mend=f'bytes({self.size}), or bytes.fromhex("...")')
+        try:
+            raw = bytes(value)
+        except (TypeError, ValueError):
+            raise MapError(f"{value!r} is no {self.description}", mend="elements are 0 to 255") from None
         if len(raw) != self.size:
             raise MapError(f"{len(raw)} bytes do not fit into {self.size}")
         return raw
@@ -82,9 +92,11 @@ class Layout:
 class Integer(Layout):
     """An integer in the machine's byte order, or in wire order where the type says so."""
 
-    def __init__(self, name: str, size: int, *, signed: bool = False, wire: bool = False) -> None:
+    def __init__(
+        self, name: str, size: int, *, signed: bool = False, wire: bool = False, types: Btf | None = None
+    ) -> None:
         super().__init__(size)
-        self.name, self.signed, self.wire = name, signed, wire
+        self.name, self.signed, self.wire, self.types = name, signed, wire, types
         if (size, int(signed)) in INTEGERS and not wire:
             self.code = INTEGERS[size, int(signed)]
 
@@ -96,17 +108,26 @@ class Integer(Layout):
         return f"from_bytes({raw[0]}, {'big' if self.wire else 'little'!r}, signed={self.signed})"
 
     def encode(self, value: Any) -> bytes:
-        """An int; where an IPv4 address fits (__be32), its text or object too."""
-        if isinstance(value, str) and self.wire:
-            value = _parsed(ip_address, value)
-        if isinstance(value, IPv4Address | IPv6Address):
-            value = int(value)
+        """An int, or the name of one: an enumerator of the object's, or an XDP verdict. Addresses fit a __be32."""
+        if isinstance(value, str | _ADDRESSES):
+            value = self._meaning(value)
         try:
-            return int(value).to_bytes(self.size, "big" if self.wire else "little", signed=self.signed)
+            return index(value).to_bytes(self.size, "big" if self.wire else "little", signed=self.signed)
         except OverflowError:
             raise MapError(f"{value} does not fit {self.description}") from None
-        except (TypeError, ValueError):
+        except TypeError:
             raise MapError(f"{value!r} is no number for {self.description}") from None
+
+    def _meaning(self, value: str | _ADDRESSES) -> int:
+        if self.wire and self.size == 4:
+            return int.from_bytes(_packed_address(value, 4), "big")
+        if isinstance(value, str):
+            number = self.types.enumerators.get(value) if self.types else None
+            if number is None and value.startswith("XDP_") and value in Action.__members__:
+                number = Action[value].number
+            if number is not None:
+                return number
+        raise MapError(f"{value!r} is no number for {self.description}", mend="a number, or an enumerator's name")
 
     @property
     def description(self) -> str:
@@ -125,7 +146,7 @@ class Boolean(Layout):
 
     def encode(self, value: Any) -> bytes:
         """True and False, 1 and 0."""
-        if value not in (0, 1):
+        if isinstance(value, str | float) or value not in (0, 1):
             raise MapError(f"{value!r} is neither True nor False")
         return bytes([bool(value)])
 
@@ -139,7 +160,15 @@ class Float(Layout):
 
     def encode(self, value: Any) -> bytes:
         """Any number."""
-        return struct.pack("=" + self.code, value)
+        try:
+            return struct.pack("=" + self.code, value)
+        except (struct.error, OverflowError):
+            raise MapError(f"{value!r} is no number for {self.description}") from None
+
+    @property
+    def description(self) -> str:
+        """The C type."""
+        return {4: "float", 8: "double"}[self.size]
 
 
 class Enumeration(Layout):
@@ -150,7 +179,9 @@ class Enumeration(Layout):
         signed = bool(found.encoding & btf.INT_SIGNED)
         self.integer = Integer(f"enum {found.name}", found.size, signed=signed)
         self.code = self.integer.code
-        self.type = enum.IntEnum(found.name or "enum", dict(found.enumerators)) if found.enumerators else None
+        self.type: type[enum.IntEnum] | None = None
+        if found.enumerators:
+            self.type = enum.IntEnum(found.name or "enum", dict(found.enumerators))  # type: ignore[misc]
         self._members = {int(each): each for each in self.type} if self.type else {}
 
     def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
@@ -162,11 +193,18 @@ class Enumeration(Layout):
     def encode(self, value: Any) -> bytes:
         """A number, a member, or a member's name."""
         if isinstance(value, str):
-            members = self.type.__members__ if self.type else {}
-            if value not in members:
-                raise MapError(f"{value!r} is no {self.integer.name}", mend=f"it has {', '.join(members)}")
-            value = members[value]
+            value = self._named(value)
         return self.integer.encode(value)
+
+    def _named(self, name: str) -> int:
+        """The member of that name, or the only one whose name ends so: enum colour { COLOUR_RED } has "RED"."""
+        members = self.type.__members__ if self.type else {}
+        if name in members:
+            return members[name]
+        ends = [member for full, member in members.items() if full.endswith(f"_{name}")]
+        if len(ends) != 1:
+            raise MapError(f"{name!r} is no {self.integer.name}", mend=f"it has {', '.join(members)}")
+        return ends[0]
 
     @property
     def description(self) -> str:
@@ -184,6 +222,8 @@ class Text(Layout):
 
     def encode(self, value: Any) -> bytes:
         """str or bytes, padded with NULs."""
+        if not isinstance(value, str | bytes | bytearray):
+            raise MapError(f"{value!r} is no text for char[{self.size}]")
         raw = value.encode() if isinstance(value, str) else bytes(value)
         if len(raw) > self.size:
             raise MapError(f"{value!r} does not fit char[{self.size}]")
@@ -199,9 +239,20 @@ class Address(Layout):
         names[kind.__name__] = kind
         return f"{kind.__name__}({raw[0]})"
 
+    def encode(self, value: Any) -> bytes:
+        """Text, an ipaddress object, the bytes, or the number of an IPv4 address."""
+        if isinstance(value, int) and not isinstance(value, bool) and self.size == 4:
+            return Integer("an IPv4 address", 4, wire=True).encode(value)
+        return super().encode(value)
+
+    @property
+    def description(self) -> str:
+        """Which kind of address."""
+        return f"IPv{4 if self.size == 4 else 6} address"
+
 
 class Array(Layout):
-    """T[n], as a tuple; __u8[n] is plain bytes and has a `Layout` of its own."""
+    """T[n], as `Elements`; __u8[n] is plain bytes and has a `Layout` of its own."""
 
     def __init__(self, element: Layout, count: int) -> None:
         super().__init__(element.size * count)
@@ -212,18 +263,21 @@ class Array(Layout):
 
     def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
         """A tuple display, or a decoder of the elements."""
+        names["Elements"], names["new"] = Elements, tuple.__new__
         if not self.inline:
             decoder = f"array_{len(names)}"
             names[decoder] = self.element.decode_many
-            return f"tuple({decoder}({raw[0]}))"
+            return f"new(Elements, {decoder}({raw[0]}))"
         width = self.element.items
         each = [self.element.expression(raw[at : at + width], names) for at in range(0, len(raw), width)]
-        return f"({', '.join(each)}{',' if len(each) == 1 else ''})"
+        return f"new(Elements, ({''.join(part + ', ' for part in each)}))"
 
     def encode(self, value: Any) -> bytes:
         """A sequence of as many elements; where an address fits, its text."""
         if isinstance(value, str | _ADDRESSES):
             return _packed_address(value, self.size)
+        if not isinstance(value, Sequence):
+            raise MapError(f"{value!r} is no array of {self.count}")
         elements = list(value)
         if len(elements) != self.count:
             raise MapError(f"{len(elements)} elements do not fit an array of {self.count}")
@@ -244,7 +298,7 @@ class Struct(Layout):
         self.union = found.kind == btf.UNION
         self.members = [each for each in members if each[0].bits == 0 or each[0].name]
         self.plain = not self.union and all(_is_plain(member, layout) for member, layout in self.members)
-        self.type = record_class(found.name, tuple(_flat_names(self.members)))
+        self.type = record_class(found.name, tuple(_flat_names(self.members)), self)
         if self.plain:
             self._lay_out()
 
@@ -369,7 +423,7 @@ def _layout(types: Btf, type_id: int, depth: int) -> Layout:
     plain = types.plain(type_id)
     typedef = types.typedef(type_id)
     if plain.kind == btf.INT:
-        return _integer(plain, typedef)
+        return _integer(types, plain, typedef)
     if plain.kind in (btf.ENUM, btf.ENUM64):
         return Enumeration(plain)
     if plain.kind == btf.FLOAT:
@@ -385,11 +439,11 @@ def _layout(types: Btf, type_id: int, depth: int) -> Layout:
     return Layout(plain.size)
 
 
-def _integer(plain: Type, typedef: str) -> Layout:
+def _integer(types: Btf, plain: Type, typedef: str) -> Layout:
     if plain.encoding & btf.INT_BOOL:
         return Boolean()
     signed = bool(plain.encoding & btf.INT_SIGNED)
-    return Integer(typedef or plain.name, plain.size, signed=signed, wire=typedef in WIRE_ORDER)
+    return Integer(typedef or plain.name, plain.size, signed=signed, wire=typedef in WIRE_ORDER, types=types)
 
 
 def _array(types: Btf, plain: Type, depth: int) -> Layout:
@@ -443,10 +497,25 @@ def _place(room: bytearray, member: Member, layout: Layout, value: Any) -> None:
 
 
 def _packed_address(value: Any, size: int) -> bytes:
+    """An address in wire order; IPv4 in 16 bytes is ::ffff:a.b.c.d (RFC 4291, 2.5.5.2), and 6 bytes are a MAC."""
+    if size == 6 and isinstance(value, str):
+        return _packed_mac(value)
     address = _parsed(ip_address, value) if isinstance(value, str) else value
+    if size == 16 and address.version == 4:
+        return MAPPED + bytes(address.packed)
     if len(address.packed) != size:
         raise MapError(f"the address {address} takes {len(address.packed)} bytes and not {size}")
     return bytes(address.packed)
+
+
+def _packed_mac(text: str) -> bytes:
+    try:
+        (raw,) = (bytes.fromhex(text.replace(":", "").replace("-", "")),)
+    except ValueError:
+        raw = b""
+    if len(raw) != 6:
+        raise MapError(f"{text!r} is no MAC address", mend='like "02:00:00:00:00:01"')
+    return raw
 
 
 def _parsed(parse: Callable[[str], Any], text: str) -> Any:
