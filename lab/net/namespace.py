@@ -178,7 +178,11 @@ class Namespace:
             return socket.socket(family, kind, protocol)
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[Any]:
-        """A process inside, ended by the network's close() or by the death of this process, whichever comes first."""
+        """A process inside, in a session of its own, ended by the network's close() or by the death of this process.
+
+        close() ends the whole session. A death by SIGKILL takes only what was started here along, by PR_SET_PDEATHSIG,
+        and not what that started in turn: have a shell `exec` its command.
+        """
         started = process.spawn(self.netns_fd, argv, **popen_options)
         self.processes.append(started)
         return started

@@ -23,9 +23,18 @@ import pytest
 
 from lab.bpf.build import build
 from lab.kernel import bpf, netns
-from lab.kernel.netlink import NEW, NLM_F_REQUEST, RTM_GETLINK, RTM_NEWLINK, Request, RouteSocket, attribute, nested
+from lab.kernel.netlink import (
+    NEW,
+    NLM_F_REQUEST,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    Request,
+    RouteSocket,
+    attribute,
+    nested,
+    u32,
+)
 from lab.kernel.netlink import text as text_attribute
-from lab.kernel.netlink import u32
 from lab.wait import wait_until
 
 MOMENTS = 50
@@ -107,9 +116,9 @@ class Killable:
     def life(self, until_s: float, *, look_inside: bool) -> dict[str, int]:
         """Runs the lab for `until_s`, kills it and waits until nothing is left; what there was before, counted.
 
-        Every second time the lab is stopped, looked into, and killed then: a veth is laid from each of its namespaces to
-        one of ours, for it vanishes with the namespace, whatever might still hold that. The other times nothing delays
-        the kill.
+        Every second time the lab is stopped, looked into, and killed then: a veth is laid from each of its namespaces
+        to one of ours, for it vanishes with the namespace, whatever might still hold that. The other times nothing
+        delays the kill.
         """
         with Witness() as witness:
             lab = subprocess.Popen(

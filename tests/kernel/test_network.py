@@ -426,3 +426,38 @@ def running(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
+
+
+def test_without_the_capability_the_error_says_so() -> None:
+    """A root without CAP_SYS_ADMIN is told in one error what is missing and how to mend it."""
+    code = (
+        "from lab.errors import NeedsRoot; from lab.net.network import Network; from lab.net.topology import Topology\n"
+        "try: Network(Topology.pair('a', 'b')).up()\n"
+        "except NeedsRoot as error: print(error)"
+    )
+    command = ["setpriv", "--bounding-set=-sys_admin", sys.executable, "-c", code]
+    said = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert said.stdout.splitlines() == [
+        "make a network namespace: it needs CAP_SYS_ADMIN",
+        '  kernel: "Operation not permitted"',
+        "  mend:   run it as root (sudo)",
+    ]
+
+
+def test_a_limit_of_open_files_is_raised_or_named() -> None:
+    """A soft limit that is too low is raised; a hard one is named before anything is made."""
+    code = (
+        "import resource, sys; from lab.errors import NetworkError\n"
+        "from lab.net.network import Network; from lab.net.topology import Topology\n"
+        "soft, hard = int(sys.argv[1]), int(sys.argv[2]); resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))\n"
+        "try:\n"
+        "    with Network(Topology.star('hub', leaves=60)): print('up')\n"
+        "except NetworkError as error: print(error)"
+    )
+
+    def said(soft: int, hard: int) -> str:
+        command = [sys.executable, "-c", code, str(soft), str(hard)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+
+    assert said(64, 1024) == "up\n"
+    assert said(64, 128).startswith("open 122 more files: the hard limit of this process is 128")

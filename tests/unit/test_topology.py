@@ -338,3 +338,11 @@ def test_the_description_needs_the_standard_library_alone() -> None:
 def test_addresses_know_their_prefix() -> None:
     """The description gives addresses with prefix lengths, as ipaddress objects."""
     assert Topology.pair("a", "b").interface("a/eth0").ipv4 == ip_interface("10.0.0.1/24")
+
+
+def test_offloads_are_those_that_can_be_set() -> None:
+    """The names that a description may use are the names that lab.kernel.ethtool knows."""
+    from lab.kernel import ethtool
+    from lab.net import checks
+
+    assert set(checks.OFFLOADS) == set(ethtool.SHORT_NAMES)
