@@ -141,13 +141,13 @@ class Program:
 
     @property
     def drawings(self) -> list[Drawing]:
-        """The different networks of its tests."""
+        """The different networks of its tests, the most used first."""
         seen: dict[str, tuple[Mapping[str, Any], int]] = {}
         for test in self.tests:
             for note in test.notes("topology"):
                 drawn = shown(note.get("svg") or note.get("mermaid") or note.get("name", ""))
                 seen[drawn] = (note, seen.get(drawn, (note, 0))[1] + 1)
-        return [_drawing(note, tests) for note, tests in seen.values()]
+        return sorted((_drawing(note, tests) for note, tests in seen.values()), key=lambda drawing: -drawing.tests)
 
     @property
     def loaded(self) -> list[dict[str, Any]]:

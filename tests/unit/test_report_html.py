@@ -199,10 +199,11 @@ def test_text_of_a_run_stays_text(tmp_path: Path) -> None:
     page = page_of(tmp_path, replace(_hostile_run(), id="hostile"))
 
     assert len(page.scripts) == 3
+    assert not set("<>&") & set(page.scripts[0])  # whatever a browser makes of "</script x" or "<!--"
     assert not [tag for tag, _ in page.elements if tag in ("img", "iframe", "object", "embed", "foreignobject")]
     handlers = [name for _, attributes in page.elements for name in attributes if name.startswith("on")]
     assert handlers == []
-    assert "<script>alert(1)</script>" in page.text
+    assert HOSTILE.partition("\u2028")[0] in page.text
     assert "49" not in re.findall(r"\{\{.*?\}\}|\b49\b", page.text)
     (carried,) = page.data.values()
     assert carried["subject"] == HOSTILE
