@@ -347,7 +347,7 @@ static __always_inline bool carries_whole_tcp(const struct lab_packet *pkt)
 {
 	const struct tcphdr *tcp = pkt->l4;
 
-	if (pkt->l4_bytes < sizeof(*tcp) || (void *)(tcp + 1) > pkt->end)
+	if ((void *)(tcp + 1) > pkt->end)
 		return false;
 	return tcp->doff >= 5 && tcp->doff * 4 <= pkt->l4_bytes;
 }

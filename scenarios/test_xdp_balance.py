@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import select
 import socket
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -24,7 +25,8 @@ from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.layers.sctp import SCTP
 from scapy.packet import Padding, Raw
 
-from lab import Mode, Topology
+from lab import Mode, Topology, instruments
+from lab.bpf import load
 from lab.bpf.companion import companion
 from lab.net.spec import NamespaceSpec, Route
 from lab.wait import wait_until
@@ -52,9 +54,7 @@ def lab_bench() -> Iterator[SimpleNamespace]:
     """The program, unattached, in a balancer with routes: rows share it, each with a client port of its own."""
     from lab.net.network import Network
 
-    from lab import bpf
-
-    with Network(TOPOLOGY) as net, bpf.load("xdp_balance") as program:
+    with Network(TOPOLOGY) as net, load("xdp_balance") as program:
         services = balance.Balancer(program.maps)
         for ip in (4, 6):
             for protocol in ("tcp", "udp"):
@@ -335,6 +335,113 @@ def test_every_outcome_is_counted_by_name(lab_bench):
     assert {name: outcomes.total(name) - count for name, count in before.items()} == dict.fromkeys(before, 1)
 
 
+# ---- What a packet does to the flow it belongs to, by PROG_RUN with a program of each test's own ----
+
+FAR = "198.51.100.7"
+"""An address that the balancer reaches by way of alpha, so not on its own wire."""
+NOWHERE = "203.0.113.1"
+
+
+def behind_alpha() -> Topology:
+    route = Route("198.51.100.0/24", str(TOPOLOGY.interface("alpha/eth0").ipv4.ip))
+    return TOPOLOGY.extended(namespaces=[NamespaceSpec("balancer", forwarding=True, routes=(route,))])
+
+
+def placed(net: Any, program: Any) -> SimpleNamespace:
+    return SimpleNamespace(net=net, program=program, maps=program.maps)
+
+
+def test_without_a_route_the_kernel_gets_the_rewritten_packet(net, bpf):
+    """No route to the backend: the packet is passed on with new addresses, its MACs and TTL left to the kernel."""
+    lab = placed(net, bpf.load("xdp_balance"))
+    balance.Balancer(lab.maps).add_service(VIP[4], 80, slots=SLOTS).add(NOWHERE, 8080)
+    frame = tcp(lab)
+    expected = frame.copy()
+    expected[IP].dst, expected[TCP].dport = NOWHERE, 8080
+    del expected[IP].chksum, expected[TCP].chksum
+    assert run(lab, frame) == ("XDP_PASS", bytes(expected))
+
+
+@pytest.mark.topology(behind_alpha())
+def test_direct_return_needs_the_backend_on_the_wire(net, bpf):
+    """A DIRECT backend behind a gateway would send the packet round in circles: it is dropped as NO_HOP."""
+    lab = placed(net, bpf.load("xdp_balance"))
+    balance.Balancer(lab.maps).add_service(VIP[4], 80, forwarding="DIRECT", slots=SLOTS).add(FAR)
+    frame = tcp(lab)
+    assert run(lab, frame) == ("XDP_DROP", bytes(frame))
+    assert lab.maps["outcomes"].total("NO_HOP") == 1
+
+
+@pytest.mark.topology(behind_alpha())
+def test_a_backend_behind_a_gateway_is_reached(net, bpf):
+    """NAT goes wherever the routing table says: the frame goes to the gateway's MAC."""
+    lab = placed(net, bpf.load("xdp_balance"))
+    balance.Balancer(lab.maps).add_service(VIP[4], 80, slots=SLOTS).add(FAR, 8080)
+    action, frame = run(lab, tcp(lab))
+    assert (action, Ether(frame).dst, Ether(frame)[IP].dst) == ("XDP_REDIRECT", net.interface("alpha/eth0").mac, FAR)
+
+
+@pytest.mark.parametrize(("refresh_s", "follows"), ((0, True), (3600, False)))
+def test_the_next_hop_is_looked_up_again_in_time(net, bpf, refresh_s, follows):
+    """A neighbour's new MAC address is used once hop_refresh_s has passed, and not before."""
+    lab = placed(net, bpf.load("xdp_balance", hop_refresh_s=refresh_s))
+    balance.Balancer(lab.maps).add_service(VIP[4], 80, slots=SLOTS).add(address(net, "alpha", 4))
+    frame = tcp(lab)
+    run(lab, frame)
+    old = Ether(run(lab, frame)[1]).dst
+    alpha = net.interface("alpha/eth0")
+    change = ["ip", "neigh", "replace", str(alpha.ipv4), "lladdr", "02:00:00:00:aa:aa", "nud", "permanent"]
+    assert net["balancer"].popen([*change, "dev", alpha.peer.short_name]).wait(timeout=5) == 0
+    assert Ether(run(lab, frame)[1]).dst == ("02:00:00:00:aa:aa" if follows else old)
+
+
+def test_a_port_used_again_after_closing_is_a_new_flow(net, bpf):
+    """After a FIN a SYN from the same port takes the wheel's next turn; a retransmitted SYN stays where it was."""
+    lab = placed(net, bpf.load("xdp_balance"))
+    serve(net, lab.program, scheduler="ROUND_ROBIN")
+    syn = tcp(lab)
+    fin = syn.copy()
+    fin[TCP].flags = "FA"
+    targets = [Ether(run(lab, frame)[1])[IP].dst for frame in (syn, syn, fin, fin, syn, syn)]
+    alpha, beta = address(net, "alpha", 4), address(net, "beta", 4)
+    assert targets == [alpha, alpha, alpha, alpha, beta, beta]
+
+
+@pytest.mark.parametrize(("idle_s", "moves"), ((0, True), (3600, False)))
+def test_a_flow_silent_for_too_long_is_a_new_flow(net, bpf, idle_s, moves):
+    """A UDP flow keeps its backend while it is heard from within udp_idle_s; after that it takes the next turn."""
+    lab = placed(net, bpf.load("xdp_balance", udp_idle_s=idle_s))
+    serve(net, lab.program, protocol="udp", scheduler="ROUND_ROBIN")
+    frame = tcp(lab, protocol="udp")
+    run(lab, frame)
+    seen = lab.maps["flows4"].items()[0][1].seen_ns
+    wait_until(lambda: time.monotonic_ns() > seen + 20_000_000, what="two ticks of the slowest kernel")
+    assert Ether(run(lab, frame)[1])[IP].dst == address(net, "beta" if moves else "alpha", 4)
+    assert lab.maps["outcomes"].total("REOPENED") == moves
+
+
+def test_maglev_uses_the_whole_5_tuple_and_a_seed(net, bpf):
+    """Ports alone spread a client's flows over all backends; balancers of one seed agree, of another don't."""
+    ports = range(20_000, 20_064)
+    chosen = []
+    for seed in (0, 0, 1):
+        lab = placed(net, bpf.load("xdp_balance", hash_seed=seed))
+        serve(net, lab.program)
+        chosen.append([Ether(run(lab, Sent().frame(lab, port))[1])[IP].dst for port in ports])
+    assert set(chosen[0]) == {address(net, name, 4) for name in BACKENDS}
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_a_lost_flow_finds_its_maglev_backend_again(net, bpf):
+    """With the flow table emptied, as after a restart or on another balancer, every flow goes where it went."""
+    lab = placed(net, bpf.load("xdp_balance"))
+    serve(net, lab.program)
+    frames = [tcp(lab) for _ in range(32)]
+    before = [run(lab, frame) for frame in frames]
+    lab.maps["flows4"].clear()
+    assert [run(lab, frame) for frame in frames] == before
+
+
 # ---- On a live network: real sockets, the return path, backends that come and go ----
 
 SEGMENT = Topology.bridge("switch", leaves=("client", "balancer", *BACKENDS), offloads={"tx": False})
@@ -350,13 +457,29 @@ def one_armed() -> Topology:
     return SEGMENT.extended(namespaces=(client, NamespaceSpec("balancer", forwarding=True), *backends))
 
 
+def routed_back() -> Topology:
+    """The balancer's kernel has a route for the service's address: without one it says "unreachable" first."""
+    client = TOPOLOGY.interface("client/eth0")
+    route = Route(f"{VIP[4]}/32", str(client.ipv4.ip))
+    return TOPOLOGY.extended(namespaces=[NamespaceSpec("balancer", forwarding=True, routes=(route,))])
+
+
 @contextmanager
 def attached(net: Any, program: Any, mode: Mode) -> Iterator[None]:
     """The program on every interface of the balancer: requests come in by one, replies by the others."""
     with ExitStack() as stack:
         for interface in net["balancer"].interfaces:
-            if interface.kind == "veth":
-                stack.enter_context(program.attach(interface, mode=mode))
+            stack.enter_context(program.attach(interface, mode=mode))
+        yield
+
+
+@contextmanager
+def receiving(net: Any, mode: Mode) -> Iterator[None]:
+    """XDP_TX out of a veth is lost without a word unless its peer has an XDP program too: here, an empty one."""
+    if mode is Mode.GENERIC:
+        yield
+        return
+    with load(instruments.path("empty_xdp")) as empty, empty.attach(net.interface("balancer/eth0").peer, mode=mode):
         yield
 
 
@@ -504,7 +627,7 @@ def test_direct_return_by_passes_the_balancer(net, bpf, mode, ip):
         )
         for name in BACKENDS:
             service.add(address(net, name, ip))
-    with attached(net, program, mode), Servers(net, ip, DIRECT_VIP[ip], 80) as servers:
+    with attached(net, program, mode), receiving(net, mode), Servers(net, ip, DIRECT_VIP[ip], 80) as servers:
         connections = [servers.connect(DIRECT_VIP[ip], 80) for _ in range(3)]
         asked = [servers.ask(client, DIRECT_VIP[ip], 80) for client in clients(servers, 3)]
         assert all(each.talk() for each in connections)
@@ -637,6 +760,7 @@ def test_replies_that_could_not_be_told_apart_are_prevented(net, bpf):
         assert servers.ask(client, VIP[4], 53) == "alpha"
 
 
+@pytest.mark.topology(routed_back())
 def test_an_expired_packet_is_answered_by_the_kernel(net, bpf):
     """TTL 1 brings the client an ICMP "time exceeded" from the balancer, and no flow is opened for it."""
     program = bpf.load("xdp_balance")
