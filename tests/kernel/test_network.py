@@ -114,13 +114,14 @@ def test_a_quiet_network_carries_only_what_is_sent() -> None:
 @pytest.mark.parametrize("make", [Topology.star, Topology.bridge])
 def test_a_silent_hub_has_sent_nothing(make) -> None:
     """Half a second after bring-up, no interface of a star or of a bridge has seen a frame."""
-    with Network(make("hub", leaves=4)) as net:
+    with (
+        Network(make("hub", leaves=4)) as net,
+        net["hub"].socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL)) as sniffer,
+    ):
         poll = select.poll()
-        sniffer = net["hub"].socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
         poll.register(sniffer, select.POLLIN)
         assert poll.poll(500) == []
         assert {(each.counters().rx_packets, each.counters().tx_packets) for each in net.interfaces} == {(0, 0)}
-        sniffer.close()
 
 
 def test_a_dynamic_network_asks() -> None:
