@@ -13,20 +13,28 @@ with bpf.load("xdp_filter", default_allow=True) as program:      # bpf/xdp_filte
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
 
 
-def load(source: str | os.PathLike[str], /, *, program: str | None = None, **knobs: Any) -> Program:
+def load(
+    source: str | os.PathLike[str],
+    /,
+    *,
+    program: str | None = None,
+    max_entries: Mapping[str, int] | None = None,
+    **knobs: Any,
+) -> Program:
     """A program by its stem or by a path to a .bpf.c or .bpf.o; close it, or use it in a `with` block.
 
     See `lab.bpf.loader.Loader.load`.
     """
     from lab.bpf.loader import find, load_object
 
-    return load_object(find(source), program, knobs)
+    return load_object(find(source), program, knobs, max_entries or {})
 
 
 def companion(stem: str) -> Any:

@@ -46,14 +46,22 @@ class Loader:
         self._near = near
         self._stack = ExitStack()
 
-    def load(self, source: str | os.PathLike[str], /, *, program: str | None = None, **knobs: Any) -> Program:
+    def load(
+        self,
+        source: str | os.PathLike[str],
+        /,
+        *,
+        program: str | None = None,
+        max_entries: Mapping[str, int] | None = None,
+        **knobs: Any,
+    ) -> Program:
         """Loads a program by its stem, or a .bpf.c or .bpf.o by its path.
 
-        `knobs` set its `const volatile` globals. Of an object with several programs `program` chooses one, and the
+        `knobs` set its `const volatile` globals, `max_entries` the sizes of its maps by name. Of an object with several programs `program` chooses one, and the
         others are not loaded; without it all are. BuildError, LoadError or VerifierError when it cannot be.
         """
         path = find(source, self._near)
-        loaded = load_object(path, program, knobs)
+        loaded = load_object(path, program, knobs, max_entries or {})
         self._stack.callback(loaded.close)
         return loaded
 
@@ -110,15 +118,15 @@ def _folders(near: Path | None) -> Iterator[Path]:
 # ---------------------------------------------------------------- loading
 
 
-def load_object(path: Path, wanted: str | None, knobs: Mapping[str, Any]) -> Program:
+def load_object(path: Path, wanted: str | None, knobs: Mapping[str, Any], sizes: Mapping[str, int]) -> Program:
     """Builds where needed, loads, and gives the entry program."""
     file = ObjectFile(path if path.name.endswith(".o") else build(path))
     stem = path.name.partition(".")[0]
     try:
-        loading = _Loading(file, stem, wanted, knobs, STATISTICS)
+        loading = _Loading(file, stem, wanted, knobs, sizes, STATISTICS)
         return loading.run()
     except _Rejected:
-        return _Loading(file, stem, wanted, knobs, WHOLE_LOG).run()
+        return _Loading(file, stem, wanted, knobs, sizes, WHOLE_LOG).run()
 
 
 class _Rejected(Exception):
@@ -129,9 +137,16 @@ class _Loading:
     """One attempt to load one object."""
 
     def __init__(
-        self, file: ObjectFile, stem: str, wanted: str | None, knobs: Mapping[str, Any], log_level: int
+        self,
+        file: ObjectFile,
+        stem: str,
+        wanted: str | None,
+        knobs: Mapping[str, Any],
+        sizes: Mapping[str, int],
+        log_level: int,
     ) -> None:
-        self.file, self.stem, self.wanted, self.knobs, self.log_level = file, stem, wanted, knobs, log_level
+        self.file, self.stem, self.wanted, self.log_level = file, stem, wanted, log_level
+        self.knobs, self.sizes = knobs, sizes
         self.library = libbpf.library()
         self.said = libbpf.listen()
         self.handle = self._open()
@@ -142,6 +157,7 @@ class _Loading:
         try:
             chosen = self._choose()
             self._set_knobs()
+            self._set_sizes()
             load_ms = self._load(chosen)
             return self._assemble(chosen, load_ms)
         except BaseException:
@@ -208,6 +224,14 @@ class _Loading:
             if variable.offset + len(raw) > size:
                 raise LoadError(f"load {self.stem}: knob {name} lies outside of .rodata", mend="compile it again")
             ctypes.memmove(address + variable.offset, raw, len(raw))
+
+    def _set_sizes(self) -> None:
+        maps = {self._text("bpf_map__name", each): each for each in self._each("map")}
+        for name, size in self.sizes.items():
+            if name not in maps:
+                raise LoadError(f"load {self.stem}: it has no map {name!r}", mend=f"its maps are {', '.join(maps)}")
+            if size < 1 or self.library.bpf_map__set_max_entries(maps[name], size):
+                raise LoadError(f"load {self.stem}: {size} entries for its map {name}", mend="1 to 2^32 - 1")
 
     def _read_only_data(self) -> tuple[int, int]:
         for each in self._each("map"):
