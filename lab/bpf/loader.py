@@ -57,8 +57,9 @@ class Loader:
     ) -> Program:
         """Loads a program by its stem, or a .bpf.c or .bpf.o by its path.
 
-        `knobs` set its `const volatile` globals, `max_entries` the sizes of its maps by name. Of an object with several programs `program` chooses one, and the
-        others are not loaded; without it all are. BuildError, LoadError or VerifierError when it cannot be.
+        `knobs` set its `const volatile` globals, `max_entries` the sizes of its maps by name. Of an object with several
+        programs `program` chooses one, and the others are not loaded; without it all are. BuildError, LoadError or
+        VerifierError when it cannot be.
         """
         path = find(source, self._near)
         loaded = load_object(path, program, knobs, max_entries or {})
