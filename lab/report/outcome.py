@@ -120,6 +120,17 @@ class Group:
         return any(test.is_bad for test in self.tests)
 
     @property
+    def bad(self) -> list[Test]:
+        """The variants that failed."""
+        return [test for test in self.tests if test.is_bad]
+
+    @property
+    def label(self) -> str:
+        """What failed, in one line: the title, and which or how many of its variants."""
+        bad = self.bad
+        return bad[0].label if len(bad) == 1 else f"{self.title} ({len(bad)} of {len(self.tests)} variants)"
+
+    @property
     def duration_s(self) -> float:
         """Of all variants together."""
         return sum(test.latest.result.duration_s for test in self.tests)

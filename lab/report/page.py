@@ -12,10 +12,10 @@ from lab.report.figures import (
     metric_name,
 )
 from lab.report.measured import Measured
-from lab.report.outcome import Test, tally
+from lab.report.outcome import Group, Test, tally
 from lab.report.program import Program
 from lab.report.quantity import count, plain, quantity
-from lab.report.read import Header, Latest, Stored, file_of
+from lab.report.read import Header, Latest, Stored
 from lab.report.words import shown
 
 EVIDENCE_CHARACTERS = 400_000
@@ -64,6 +64,11 @@ class Page:
     def bad(self) -> list[Test]:
         """Everything that failed."""
         return [test for program in self.everything for test in program.bad]
+
+    @cached_property
+    def bad_groups(self) -> list[Group]:
+        """The test functions of which a variant failed."""
+        return [group for program in self.everything for group in program.bad_groups]
 
     @cached_property
     def measured(self) -> list[Measured]:
@@ -128,11 +133,11 @@ class Page:
 
 
 def page_of(stored: Stored) -> Page:
-    """Sorts stored results into programs, in the order of their names."""
+    """Sorts stored results into programs and tests, in the order of their names: shuffled runs look alike."""
     texts = [latest.result.reason for latest in stored.results if latest.result.reason]
     texts += [shown(note) for latest in stored.results for note in latest.result.notes.get("evidence", [])]
     longest = max(2_000, min(40_000, EVIDENCE_CHARACTERS // max(1, len(texts))))
-    ordered = sorted(stored.results, key=lambda latest: (latest.result.program, file_of(latest.result)))
+    ordered = sorted(stored.results, key=lambda latest: (latest.result.program, latest.result.nodeid))
     programs = tuple(
         Program(name, tuple(Test(latest, longest) for latest in several))
         for name, several in groupby(ordered, key=lambda latest: latest.result.program)

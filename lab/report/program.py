@@ -89,6 +89,11 @@ class Program:
         return [test for test in self.tests if test.is_bad]
 
     @property
+    def bad_groups(self) -> list[Group]:
+        """The test functions of which a variant failed."""
+        return [group for group in self.scenario_groups + self.benchmark_groups if group.is_bad]
+
+    @property
     def verdict(self) -> str:
         """12 passed, 1 failed."""
         return tally(self.tests)

@@ -8,7 +8,7 @@ from lab.report.measured import Measured
 from lab.report.outcome import tally
 from lab.report.page import HEADLINES, Page, page_of
 from lab.report.program import Program
-from lab.report.quantity import plain, seconds
+from lab.report.quantity import count, plain, seconds
 from lab.report.read import read_runs
 
 
@@ -60,10 +60,17 @@ def _number(measured: Measured, of: int) -> str:
 
 
 def _failures(page: Page) -> list[str]:
-    lines = [f"FAIL {test.latest.result.nodeid}\n     {test.gist}" for test in page.bad]
+    lines = [
+        f"FAIL {group.bad[0].latest.result.nodeid}{_others(len(group.bad) - 1)}\n     {group.bad[0].gist}"
+        for group in page.bad_groups
+    ]
     return lines + [
         f"LIMIT {each.measurement.program}: {each.name} {each.telling.sentence}" for each in page.broken_limits
     ]
+
+
+def _others(number: int) -> str:
+    return f" and {count(number, 'more variant')}" if number else ""
 
 
 def _warnings(page: Page) -> list[str]:

@@ -99,6 +99,19 @@ def test_all_passed_says_so_and_counts(tmp_path: Path) -> None:
     assert "All 6 scenarios of 2 programs passed" in page_of(tmp_path, run).text
 
 
+def test_variants_that_fail_alike_are_one_line(tmp_path: Path) -> None:
+    """Three failed variants of four are named once at the head, and only the first of them stands open."""
+    run = sample.run_of(
+        *(sample.scenario(name=f"v[{each}]", title="Each.", outcome="failed", reason="E   no") for each in "abc"),
+        sample.scenario(name="v[d]", title="Each."),
+    )
+
+    page = page_of(tmp_path, run)
+
+    assert page.text.count("Each. (3 of 4 variants)") == 1
+    assert len([test for test in page.having("test") if "open" in test]) == 1
+
+
 def test_skipped_scenarios_are_no_passed_ones(tmp_path: Path) -> None:
     """A skip is neither counted as passed nor as failed, and its reason is shown."""
     run = sample.run_of(sample.scenario(), sample.scenario(name="other", outcome="skipped", reason="no TCX before 6.6"))
