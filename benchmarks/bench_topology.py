@@ -27,8 +27,8 @@ from lab.net.network import Network
 from lab.net.topology import Topology
 from lab.wait import wait_until
 
-LEAVES = {2: 15, 10: 11, 100: 5, 500: 3}
-IP_BATCH_ROUNDS = {2: 5, 10: 4, 100: 1, 500: 1}
+LEAVES = {2: 15, 10: 11, 100: 4, 500: 3}
+IP_BATCH_ROUNDS = {2: 3, 10: 2, 100: 1, 500: 1}
 SHAPES: dict[str, Callable[..., Topology]] = {"star": Topology.star, "bridge": Topology.bridge}
 FLOOR_RATIO = 1.3
 TEARDOWN_MS = 5.0
