@@ -12,10 +12,12 @@ import enum
 import itertools
 import struct
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from keyword import iskeyword
 from operator import index
-from typing import Any
+from typing import Any, Literal
 
 from lab.bpf import btf
 from lab.bpf.btf import Btf, Member, Type
@@ -88,6 +90,12 @@ class Layout:
         """The bytes of all values, back to back."""
         return b"".join(map(self.encode, values))
 
+    def packing(self, value: str, names: dict[str, Any]) -> tuple[str, str]:
+        """The code and the Python expression of a struct.pack that encodes `value` as a member of a struct."""
+        encoder = f"encode_{len(names)}"
+        names[encoder] = self.encode
+        return f"{self.size}s", f"{encoder}({value})"
+
 
 class Integer(Layout):
     """An integer in the machine's byte order, or in wire order where the type says so."""
@@ -105,14 +113,34 @@ class Integer(Layout):
         if self.code[-1] != "s":
             return raw[0]
         names["from_bytes"] = int.from_bytes
-        return f"from_bytes({raw[0]}, {'big' if self.wire else 'little'!r}, signed={self.signed})"
+        sign = ", signed=True" if self.signed else ""
+        return f"from_bytes({raw[0]}, {self.order!r}{sign})"
+
+    @property
+    def order(self) -> Literal["big", "little"]:
+        """Byte order, as int.to_bytes wants it."""
+        return "big" if self.wire else "little"
+
+    def packing(self, value: str, names: dict[str, Any]) -> tuple[str, str]:
+        """The number itself where struct.pack knows its type and checks its range; wire order by to_bytes."""
+        if self.code[-1] != "s":
+            return self.code, value
+        return (self.code, f"{value}.to_bytes({self.size}, 'big')") if self.wire else super().packing(value, names)
+
+    def encode_many(self, values: Iterable[Any]) -> bytes:
+        """By one struct.pack where all are plain numbers."""
+        values = list(values)
+        if self.code[-1] != "s":
+            with suppress(struct.error):
+                return struct.pack(f"={len(values)}{self.code}", *values)
+        return super().encode_many(values)
 
     def encode(self, value: Any) -> bytes:
         """An int, or the name of one: an enumerator of the object's, or an XDP verdict. Addresses fit a __be32."""
         if isinstance(value, str | _ADDRESSES):
             value = self._meaning(value)
         try:
-            return index(value).to_bytes(self.size, "big" if self.wire else "little", signed=self.signed)
+            return index(value).to_bytes(self.size, self.order, signed=self.signed)
         except OverflowError:
             raise MapError(f"{value} does not fit {self.description}") from None
         except TypeError:
@@ -301,6 +329,7 @@ class Struct(Layout):
         self.type = record_class(found.name, tuple(_flat_names(self.members)), self)
         if self.plain:
             self._lay_out()
+            self._from_values, self._from_names = self._packers()
 
     def _lay_out(self) -> None:
         at, codes, items = 0, [], 0
@@ -311,6 +340,25 @@ class Struct(Layout):
             at, items = start + layout.size, items + layout.items
         self.code = "".join(codes) + (f"{self.size - at}x" if self.size > at else "")
         self.items = items
+
+    def _packers(self) -> tuple[Callable[..., bytes], Callable[..., bytes] | None]:
+        """What encodes a plain struct from its values in order, and by their names where Python allows these."""
+        names: dict[str, Any] = {}
+        at, codes, parts = 0, "=", []
+        for place, (member, layout) in enumerate(self.members):
+            code, part = layout.packing(f"v{place}", names)
+            start = member.offset_bits // 8
+            codes += f"{start - at}x" * (start > at) + code
+            parts.append(part)
+            at = start + layout.size
+        names["pack"] = struct.Struct(codes + f"{self.size - at}x" * (self.size > at)).pack
+        values = ", ".join(f"v{place}" for place in range(len(self.members)))
+        from_values = eval(f"lambda {values}: pack({', '.join(parts)})", names)
+        fields = [member.name for member, _ in self.members]
+        if not all(name.isidentifier() and not iskeyword(name) for name in fields):
+            return from_values, None
+        names["from_values"] = from_values
+        return from_values, eval(f"lambda {', '.join(fields)}: from_values({', '.join(fields)})", names)
 
     def expression(self, raw: Sequence[str], names: dict[str, Any]) -> str:
         """tuple.__new__(class, (members)), which is twice as fast as the class itself."""
@@ -336,8 +384,18 @@ class Struct(Layout):
     def encode(self, value: Any) -> bytes:
         """A dict, a record, a sequence in the fields' order; a lone value for a struct of one member.
 
-        In a dict, members that are left out are zero; of a union give one.
+        In a dict, members that are left out are zero; of a union give one. What fits at once is packed at once;
+        everything else takes the slow way, which converts, or says which field does not fit.
         """
+        if self.plain:
+            with suppress(TypeError, AttributeError, OverflowError, struct.error, MapError):
+                if isinstance(value, tuple | list):
+                    return self._from_values(*value)
+                if self._from_names is not None and type(value) is dict:
+                    return self._from_names(**value)
+        return self._encode_slowly(value)
+
+    def _encode_slowly(self, value: Any) -> bytes:
         if isinstance(value, str | _ADDRESSES | IPv4Network | IPv6Network):
             return self._encode_address(value)
         if isinstance(value, Record):
@@ -392,7 +450,9 @@ class Struct(Layout):
         first, *rest = self.members
         if first[0].name == "prefixlen" and first[1].size == 4 and not self.union:
             network = value if isinstance(value, IPv4Network | IPv6Network) else _parsed(ip_network, value)
-            return first[1].encode(network.prefixlen) + _packed_address(network.network_address, self.size - 4)
+            width = self.size - 4
+            mapped = 96 if width == 16 and network.version == 4 else 0
+            return first[1].encode(network.prefixlen + mapped) + _packed_address(network.network_address, width)
         if isinstance(value, IPv4Network | IPv6Network):
             raise MapError(f"{value} is a prefix, and {self.description} has no prefixlen")
         address = _parsed(ip_address, value) if isinstance(value, str) else value

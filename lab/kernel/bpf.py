@@ -1,7 +1,7 @@
 """The bpf(2) system call: what libbpf wraps too slowly, too late or not at all.
 
 Every function raises OSError with the kernel's errno; the rooms above turn it into an error that says where and how to
-mend. Attributes are packed as in union bpf_attr of linux/bpf.h, whose layout never changes.
+mend. Attributes are laid out as in union bpf_attr of linux/bpf.h, whose layout never changes.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import errno
 import os
 import platform
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from ctypes import c_char_p, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}.get(platform.machine(), 321)
@@ -30,30 +31,66 @@ FRAME_ROOM = 1024
 """Bytes that a program may add to a frame under PROG_RUN and that still come back."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_syscall = _libc.syscall
+_syscall.argtypes = (ctypes.c_long, ctypes.c_int, c_void_p, ctypes.c_uint)
+_syscall.restype = ctypes.c_int
 
 
 def bpf(command: int, attributes: bytearray) -> int:
     """The system call itself; `attributes` is read and written in place."""
     buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-    result: int = _libc.syscall(SYS_BPF, command, ctypes.byref(buffer), len(attributes))
+    return _call(command, buffer, len(attributes))
+
+
+def _call(command: int, attributes: ctypes.Structure | ctypes.Array[ctypes.c_char], size: int) -> int:
+    result: int = _syscall(SYS_BPF, command, ctypes.byref(attributes), size)
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
     return result
 
 
-def _address(buffer: bytearray | ctypes.Array[ctypes.c_char]) -> int:
-    if isinstance(buffer, bytearray):
-        return ctypes.addressof((ctypes.c_char * len(buffer)).from_buffer(buffer)) if buffer else 0
-    return ctypes.addressof(buffer)
+def _address(buffer: ctypes.Array[ctypes.c_char] | None) -> int:
+    return ctypes.addressof(buffer) if buffer is not None and len(buffer) else 0
 
 
 # ---------------------------------------------------------------- maps
 
 
+class _Element(ctypes.Structure):
+    """BPF_MAP_*_ELEM; a c_char_p holds bytes of any content, and keeps them alive."""
+
+    _fields_ = (
+        ("fd", c_uint32),
+        ("pad", c_uint32),
+        ("key", c_char_p),
+        ("value", c_void_p),
+        ("flags", c_uint64),
+    )
+
+
+class _Batch(ctypes.Structure):
+    """BPF_MAP_*_BATCH."""
+
+    _fields_ = (
+        ("given", c_void_p),
+        ("following", c_void_p),
+        ("keys", c_void_p),
+        ("values", c_void_p),
+        ("count", c_uint32),
+        ("fd", c_uint32),
+        ("element_flags", c_uint64),
+        ("flags", c_uint64),
+    )
+
+
+ELEMENT_BYTES = ctypes.sizeof(_Element)
+BATCH_BYTES = ctypes.sizeof(_Batch)
+
+
 @dataclass(frozen=True)
 class MapSpec:
-    """What MAP_CREATE is told; BTF ids are those of the BTF object behind `btf_fd`."""
+    """What MAP_CREATE is told."""
 
     type: int
     key_bytes: int
@@ -63,79 +100,73 @@ class MapSpec:
     name: str = ""
 
 
+class StoppedAfter(OSError):
+    """A batch that the kernel broke off: `count` entries were written or deleted."""
+
+    count = 0
+
+
 def map_create(spec: MapSpec) -> int:
     """A new map's descriptor."""
     name = spec.name.encode()[:15]
-    attributes = bytearray(
-        struct.pack(
-            "=5I2I16s", spec.type, spec.key_bytes, spec.value_bytes, spec.max_entries, spec.flags, 0, 0, name
-        ).ljust(72, b"\0")
-    )
-    return bpf(MAP_CREATE, attributes)
-
-
-def _element(command: int, fd: int, key: bytes, value: bytearray | None, flags: int = 0) -> None:
-    room = bytearray(key)
-    attributes = bytearray(
-        struct.pack("=IIQQQ", fd, 0, _address(room), _address(value) if value is not None else 0, flags)
-    )
-    bpf(command, attributes)
+    fields = (spec.type, spec.key_bytes, spec.value_bytes, spec.max_entries, spec.flags, 0, 0, name)
+    return bpf(MAP_CREATE, bytearray(struct.pack("=5I2I16s", *fields).ljust(72, b"\0")))
 
 
 def map_lookup(fd: int, key: bytes, value_bytes: int, flags: int = 0) -> bytes | None:
     """The value of a key, None where there is none."""
-    value = bytearray(value_bytes)
-    try:
-        _element(MAP_LOOKUP_ELEM, fd, key, value, flags)
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            return None
-        raise
-    return bytes(value)
+    return _taken(MAP_LOOKUP_ELEM, fd, key, value_bytes, flags)
 
 
 def map_lookup_and_delete(fd: int, key: bytes, value_bytes: int) -> bytes | None:
     """The same, and the entry is gone: how a queue or a stack is popped."""
-    value = bytearray(value_bytes)
-    try:
-        _element(MAP_LOOKUP_AND_DELETE_ELEM, fd, key, value)
-    except OSError as error:
-        if error.errno == errno.ENOENT:
-            return None
-        raise
-    return bytes(value)
+    return _taken(MAP_LOOKUP_AND_DELETE_ELEM, fd, key, value_bytes, 0)
+
+
+def _taken(command: int, fd: int, key: bytes, value_bytes: int, flags: int) -> bytes | None:
+    value = ctypes.create_string_buffer(value_bytes)
+    element = _Element(fd, 0, key or None, ctypes.addressof(value), flags)
+    if _syscall(SYS_BPF, command, ctypes.byref(element), ELEMENT_BYTES) == 0:
+        return value.raw
+    number = ctypes.get_errno()
+    if number == errno.ENOENT:
+        return None
+    raise OSError(number, os.strerror(number))
 
 
 def map_peek(fd: int, value: bytes) -> None:
     """Looks a value up in a bloom filter: ENOENT when it was never added."""
-    _element(MAP_LOOKUP_ELEM, fd, b"", bytearray(value))
+    room = ctypes.create_string_buffer(value, len(value))
+    _call(MAP_LOOKUP_ELEM, _Element(fd, 0, None, ctypes.addressof(room), 0), ELEMENT_BYTES)
 
 
 def map_update(fd: int, key: bytes, value: bytes, flags: int = BPF_ANY) -> None:
     """Writes one entry; a queue, a stack and a bloom filter have an empty key."""
-    _element(MAP_UPDATE_ELEM, fd, key, bytearray(value), flags)
+    room = ctypes.create_string_buffer(value, len(value))
+    element = _Element(fd, 0, key or None, ctypes.addressof(room), flags)
+    if _syscall(SYS_BPF, MAP_UPDATE_ELEM, ctypes.byref(element), ELEMENT_BYTES):
+        number = ctypes.get_errno()
+        raise OSError(number, os.strerror(number))
 
 
 def map_delete(fd: int, key: bytes) -> None:
     """Deletes one entry; ENOENT where there is none."""
-    _element(MAP_DELETE_ELEM, fd, key, None)
+    _call(MAP_DELETE_ELEM, _Element(fd, 0, key, None, 0), ELEMENT_BYTES)
 
 
 def map_keys(fd: int, key_bytes: int) -> Iterator[bytes]:
     """Every key, one system call each; a map that changes meanwhile may give one twice or miss it."""
-    key: bytearray | None = None
+    key: bytes | None = None
     while True:
-        following = bytearray(key_bytes)
-        at = _address(key) if key is not None else 0
-        attributes = bytearray(struct.pack("=IIQQQ", fd, 0, at, _address(following), 0))
+        following = ctypes.create_string_buffer(key_bytes)
         try:
-            bpf(MAP_GET_NEXT_KEY, attributes)
+            _call(MAP_GET_NEXT_KEY, _Element(fd, 0, key, ctypes.addressof(following), 0), ELEMENT_BYTES)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 return
             raise
-        yield bytes(following)
-        key = following
+        key = following.raw
+        yield key
 
 
 def map_batches(
@@ -145,58 +176,83 @@ def map_batches(
 
     A hash map hands out whole buckets, so a chunk that is smaller than the fullest bucket grows (ENOSPC).
     """
-    cursor = bytearray(max(key_bytes, 8))
-    started = False
+    command = MAP_LOOKUP_AND_DELETE_BATCH if take else MAP_LOOKUP_BATCH
+    cursor_bytes = max(key_bytes, 8)
+    cursor: ctypes.Array[ctypes.c_char] | None = None
     while True:
-        keys, values = bytearray(key_bytes * chunk), bytearray(value_bytes * chunk)
-        following = bytearray(len(cursor))
-        attributes = bytearray(
-            struct.pack(
-                "=QQQQIIQQ",
-                _address(cursor) if started else 0,
-                _address(following),
-                _address(keys),
-                _address(values),
-                chunk,
-                fd,
-                0,
-                0,
-            )
-        )
+        keys = ctypes.create_string_buffer(key_bytes * chunk)
+        values = ctypes.create_string_buffer(value_bytes * chunk)
+        following = ctypes.create_string_buffer(cursor_bytes)
+        batch = _Batch(_address(cursor), _address(following), _address(keys), _address(values), chunk, fd, 0, 0)
         last = False
         try:
-            bpf(MAP_LOOKUP_AND_DELETE_BATCH if take else MAP_LOOKUP_BATCH, attributes)
+            _call(command, batch, BATCH_BYTES)
         except OSError as error:
             if error.errno == errno.ENOSPC and chunk < 1 << 20:
                 chunk *= 2
                 continue
+            if error.errno == errno.EINTR:
+                continue
             if error.errno != errno.ENOENT:
                 raise
             last = True
-        (count,) = struct.unpack_from("=I", attributes, 32)
-        if count:
-            yield bytes(keys[: count * key_bytes]), bytes(values[: count * value_bytes]), count
+        if batch.count:
+            yield keys.raw[: batch.count * key_bytes], values.raw[: batch.count * value_bytes], batch.count
         if last:
             return
-        cursor, started = following, True
+        cursor = following
 
 
-def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> int:
-    """Writes `count` entries; gives how many were written."""
-    key_room, value_room = bytearray(keys), bytearray(values)
-    attributes = bytearray(struct.pack("=QQQQIIQQ", 0, 0, _address(key_room), _address(value_room), count, fd, 0, 0))
-    bpf(MAP_UPDATE_BATCH, attributes)
-    (written,) = struct.unpack_from("=I", attributes, 32)
-    return int(written)
+def map_update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
+    """Writes `count` entries; StoppedAfter says how many were written before an error."""
+    _change_batch(MAP_UPDATE_BATCH, fd, keys, values, count)
 
 
 def map_delete_batch(fd: int, keys: bytes, count: int) -> None:
-    """Deletes `count` entries."""
-    room = bytearray(keys)
-    bpf(MAP_DELETE_BATCH, bytearray(struct.pack("=QQQQIIQQ", 0, 0, _address(room), 0, count, fd, 0, 0)))
+    """Deletes `count` entries; StoppedAfter (ENOENT) at the first that is not there."""
+    _change_batch(MAP_DELETE_BATCH, fd, keys, b"", count)
+
+
+def _change_batch(command: int, fd: int, keys: bytes, values: bytes, count: int) -> None:
+    key_room = ctypes.create_string_buffer(keys, len(keys))
+    value_room = ctypes.create_string_buffer(values, len(values)) if values else None
+    batch = _Batch(0, 0, _address(key_room), _address(value_room), count, fd, 0, 0)
+    try:
+        _call(command, batch, BATCH_BYTES)
+    except OSError as error:
+        stopped = StoppedAfter(error.errno, error.strerror)
+        # A kernel that knows no batches of this map has not looked at the count.
+        stopped.count = batch.count if batch.count < count else 0
+        raise stopped from error
 
 
 # ---------------------------------------------------------------- programs
+
+
+class _TestRun(ctypes.Structure):
+    """BPF_PROG_TEST_RUN."""
+
+    _fields_ = (
+        ("fd", c_uint32),
+        ("retval", c_uint32),
+        ("data_size_in", c_uint32),
+        ("data_size_out", c_uint32),
+        ("data_in", c_char_p),
+        ("data_out", c_void_p),
+        ("repeat", c_uint32),
+        ("duration", c_uint32),
+        ("ctx_size_in", c_uint32),
+        ("ctx_size_out", c_uint32),
+        ("ctx_in", c_char_p),
+        ("ctx_out", c_void_p),
+        ("flags", c_uint32),
+        ("cpu", c_uint32),
+        ("batch_size", c_uint32),
+        ("pad", c_uint32),
+    )
+
+
+TEST_RUN_BYTES = ctypes.sizeof(_TestRun)
 
 
 @dataclass(frozen=True)
@@ -220,65 +276,68 @@ def prog_test_run(
     context_bytes: int = 0,
     flags: int = 0,
     batch: int = 0,
+    room_bytes: int = FRAME_ROOM,
 ) -> TestRun:
     """Runs a program in the kernel on `data`; from the second round on it sees its own output.
 
-    `context_bytes` asks for the context back. With `flags` F_TEST_XDP_LIVE_FRAMES the frames are real and go where the
-    program sends them, `batch` at a time; nothing comes back then.
+    `context_bytes` asks for the context back, and `room_bytes` is how much the frame may grow. With `flags`
+    F_TEST_XDP_LIVE_FRAMES the frames are real and go where the program sends them, `batch` at a time; nothing comes
+    back then. Types that take no frame want `data` empty and `room_bytes` 0.
     """
     live = bool(flags & F_TEST_XDP_LIVE_FRAMES)
-    source = bytearray(data)
-    out = bytearray(0 if live else len(data) + FRAME_ROOM)
-    given, returned = bytearray(context), bytearray(context_bytes)
-    attributes = bytearray(
-        struct.pack(
-            "=IIIIQQIIIIQQIII4x",
-            fd,
-            0,
-            len(source),
-            len(out),
-            _address(source),
-            _address(out),
-            repeat,
-            0,
-            len(given),
-            len(returned),
-            _address(given),
-            _address(returned),
-            flags,
-            0,
-            batch,
-        )
-    )
-    _retrying_interrupts(attributes)
-    fields = struct.unpack("=IIIIQQIIIIQQIII4x", attributes)
-    return TestRun(fields[1], bytes(out[: fields[3]]), bytes(returned[: fields[9]]), fields[7])
+    out = ctypes.create_string_buffer(0 if live else len(data) + room_bytes)
+    returned = ctypes.create_string_buffer(context_bytes) if context_bytes else None
+    run = _TestRun(fd, 0, len(data), len(out), data or None, _address(out), repeat)
+    run.ctx_size_in, run.ctx_in = len(context), context or None
+    run.ctx_size_out, run.ctx_out = context_bytes, _address(returned)
+    run.flags, run.batch_size = flags, batch
+    _run(run)
+    left = returned.raw[: run.ctx_size_out] if returned is not None else b""
+    return TestRun(run.retval, ctypes.string_at(out, run.data_size_out), left, run.duration)
 
 
-def _retrying_interrupts(attributes: bytearray) -> None:
+def prog_test_runs(fd: int, frames: Iterable[bytes]) -> Iterator[TestRun]:
+    """One run for each frame, without contexts: 3 µs each, of which 2 are the kernel's."""
+    out = ctypes.create_string_buffer(FRAME_ROOM)
+    run = _TestRun(fd, 0, 0, 0, None, 0, 1)
+    for frame in frames:
+        if len(out) < len(frame) + FRAME_ROOM:
+            out = ctypes.create_string_buffer(len(frame) + FRAME_ROOM)
+        run.data_in, run.data_size_in = frame, len(frame)
+        run.data_out, run.data_size_out = ctypes.addressof(out), len(out)
+        _run(run)
+        yield TestRun(run.retval, ctypes.string_at(out, run.data_size_out), b"", run.duration)
+
+
+def _run(run: _TestRun) -> None:
     """A signal that Python handles (SIGWINCH, SIGCHLD) must not end a run; the kernel gives EINTR for each."""
-    fresh = bytes(attributes)
-    while True:
-        try:
-            bpf(PROG_TEST_RUN, attributes)
-            return
-        except InterruptedError:
-            attributes[:] = fresh
+    sizes = run.data_size_out, run.ctx_size_out
+    while _syscall(SYS_BPF, PROG_TEST_RUN, ctypes.byref(run), TEST_RUN_BYTES):
+        number = ctypes.get_errno()
+        if number != errno.EINTR:
+            raise OSError(number, os.strerror(number))
+        run.data_size_out, run.ctx_size_out = sizes
 
 
 def object_info(fd: int, room: int = 320) -> bytes:
     """struct bpf_prog_info, bpf_map_info, bpf_btf_info or bpf_link_info, as long as this kernel fills it."""
-    info = bytearray(room)
-    attributes = bytearray(struct.pack("=IIQ", fd, room, _address(info)))
+    info = ctypes.create_string_buffer(room)
+    attributes = bytearray(struct.pack("=IIQ", fd, room, ctypes.addressof(info)))
     bpf(OBJ_GET_INFO_BY_FD, attributes)
     (length,) = struct.unpack_from("=I", attributes, 4)
-    return bytes(info[:length])
+    return info.raw[:length]
 
 
 def map_facts(fd: int) -> tuple[int, int, int, int, int]:
     """(type, id, key bytes, value bytes, max entries) of struct bpf_map_info."""
     kind, number, key, value, most = struct.unpack_from("=5I", object_info(fd))
     return kind, number, key, value, most
+
+
+def map_flags(fd: int) -> int:
+    """The flags that a map was created with (BPF_F_NO_PREALLOC, ...)."""
+    flags: int = struct.unpack_from("=I", object_info(fd), 20)[0]
+    return flags
 
 
 def fd_of_program(program_id: int) -> int:
@@ -329,5 +388,7 @@ def prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
 
 def raw_tracepoint_open(name: str, prog_fd: int) -> int:
     """A raw tracepoint's descriptor; with an empty name, that of the BTF hook the program was loaded for."""
-    text = bytearray(name.encode() + b"\0")
-    return bpf(RAW_TRACEPOINT_OPEN, bytearray(struct.pack("=QIIQ", _address(text) if name else 0, prog_fd, 0, 0)))
+    text = ctypes.create_string_buffer(name.encode())
+    return bpf(
+        RAW_TRACEPOINT_OPEN, bytearray(struct.pack("=QIIQ", ctypes.addressof(text) if name else 0, prog_fd, 0, 0))
+    )
