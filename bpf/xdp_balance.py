@@ -17,6 +17,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import math
+import secrets
 import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -302,7 +303,7 @@ class Balancer:
         self.services: list[Service] = []
         self._free_services = deque(range(SERVICES))
         self._free_backends = deque(range(BACKENDS))  # the longest free one goes next
-        self._generation = 0
+        self._generation = secrets.randbits(31)  # an earlier process may have left flows in the maps
 
     def add_service(
         self,
@@ -341,7 +342,7 @@ class Balancer:
             raise ValueError(f"no room: {BACKENDS} backends are there")
         slot = self._free_backends.popleft()
         self.maps["backend_counts"][slot] = NOTHING
-        self._generation += 1
+        self._generation = (self._generation + 1) % 2**32
         return slot, self._generation
 
     def free_backend(self, slot: int) -> None:

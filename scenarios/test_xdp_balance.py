@@ -692,17 +692,20 @@ def test_a_failed_backend_loses_its_flows_and_no_other_does(net, bpf, mode):
     assert program.maps["outcomes"].total("REOPENED") == before.count("beta")
 
 
-def test_a_removed_backend_s_place_can_be_taken(net, bpf):
-    """Flows of a removed backend don't end at the next one that gets its slot unless the table says so."""
+def test_a_flow_never_follows_its_slot_to_another_service(net, bpf):
+    """A restarted user space gives a backend's slot to another service: the old flow goes to its own service's."""
     program = bpf.load("xdp_balance")
-    service = balance.Balancer(program.maps).add_service(VIP[4], 80, protocol="udp", slots=SLOTS)
-    removed = service.add(address(net, "alpha", 4), 8080)
+    balance.Balancer(program.maps).add_service(VIP[4], 53, protocol="udp", slots=SLOTS).add(
+        address(net, "alpha", 4), 8080
+    )
     with attached(net, program, Mode.NATIVE), Servers(net, 4, "0.0.0.0", 8080) as servers:
         client = servers.datagram_client()
-        assert servers.ask(client, VIP[4], 80) == "alpha"
-        removed.remove()
-        service.add(address(net, "beta", 4), 8080)
-        assert servers.ask(client, VIP[4], 80) == "beta"
+        assert servers.ask(client, VIP[4], 53) == "alpha"
+        restarted = balance.Balancer(program.maps)
+        other = restarted.add_service(VIP[4], 123, protocol="udp", slots=SLOTS).add(address(net, "gamma", 4), 8080)
+        restarted.add_service(VIP[4], 53, protocol="udp", slots=SLOTS).add(address(net, "beta", 4), 8080)
+        assert other.slot == 0, "the slot that was alpha's"
+        assert servers.ask(client, VIP[4], 53) == "beta"
 
 
 def test_health_works_before_the_table_is_rebuilt(net, bpf):
