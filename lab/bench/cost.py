@@ -8,7 +8,6 @@ frames and no other work between two packets.
 
 from __future__ import annotations
 
-import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,20 +15,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab import instruments
-from lab.bench.flow_fields import flow_fields
 from lab.bench.pinned import pinned
 from lab.errors import MeasurementError
 from lab.kernel.bpf import prog_test_run
 from lab.model import statistics
 from lab.model.action import Mode
 from lab.model.measurement import Limit, Measurement, Trial
+from lab.traffic.flow_fields import flow_knobs
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
 
 METHOD = "prog_run"
 BATCH_NS = 400_000
-TEMPLATE_WORDS = 16
 DRIVERS = {"xdp": ("drive_xdp", "empty_xdp"), "sched_cls": ("drive_tc", "empty_tc")}
 
 
@@ -100,7 +98,7 @@ def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driv
             mend=f"bench.cost measures programs of type {' and '.join(DRIVERS)}",
         )
     driver_stem, empty_stem = DRIVERS[program.type]
-    knobs = _knobs(frame, flows)
+    knobs = flow_knobs(frame, flows)
     with ExitStack() as stack:
         empty = stack.enter_context(bpf.load(instruments.path(empty_stem)))
         drivers = []
@@ -114,20 +112,6 @@ def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driv
                 stack.enter_context(driver.attach(network.interface(place), mode=Mode.NATIVE))
         loaded, floor = drivers
         yield _Driver("with", loaded.fd, frame, program.name), _Driver("without", floor.fd, frame, empty.name)
-
-
-def _knobs(frame: bytes, flows: int) -> dict[str, Any]:
-    """The `const volatile` globals of lab/instruments/flows.h."""
-    fields = flow_fields(frame)
-    headers = frame[: TEMPLATE_WORDS * 8].ljust(TEMPLATE_WORDS * 8, b"\0")
-    return {
-        "template": struct.unpack(f"={TEMPLATE_WORDS}Q", headers),
-        "frame_bytes": len(frame),
-        "flow_mask": flows - 1,
-        "address_offset": fields.address,
-        "port_offset": fields.port,
-        "checksum_offset": fields.checksum,
-    }
 
 
 def _measurement(

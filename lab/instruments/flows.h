@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
-/* Restores a frame from a template and gives it the source address and port of the next flow. */
+/* Restores a frame from a template and gives it the source address and port of the next flow, checksums kept right. */
 #ifndef LAB_FLOWS_H
 #define LAB_FLOWS_H
 
@@ -9,28 +9,52 @@
 #include <bpf/bpf_endian.h>
 #include <bpf/bpf_helpers.h>
 
+#include "lab/checksum.h"
+
 #define TEMPLATE_BYTES	128 /* all headers that are restored; payload behind them is left alone */
 #define TEMPLATE_WORDS	(TEMPLATE_BYTES / 8)
 #define PORTS_A_ADDRESS 14 /* bits: 16,384 ports to each source address */
 #define NOT_THERE	0xffff
 
 const volatile __u64 template[TEMPLATE_WORDS];
-const volatile __u32 frame_bytes;		  /* of the whole frame */
-const volatile __u32 flow_mask;			  /* flows - 1, flows a power of two */
-const volatile __u16 address_offset = NOT_THERE;  /* of the last 4 bytes of the source address */
-const volatile __u16 port_offset = NOT_THERE;	  /* of the source port */
-const volatile __u16 checksum_offset = NOT_THERE; /* of the IPv4 header checksum */
+const volatile __u32 frame_bytes; /* of the whole frame */
+const volatile __u32 flows = 1;
+const volatile __u16 address_offset = NOT_THERE;     /* of the last 4 bytes of the source address */
+const volatile __u16 port_offset = NOT_THERE;	     /* of the source port */
+const volatile __u16 ip_checksum_offset = NOT_THERE; /* of the IPv4 header checksum */
+const volatile __u16 l4_checksum_offset = NOT_THERE; /* of the checksum of TCP or UDP */
+const volatile _Bool is_udp;
 
 __u32 rounds;
+
+/*
+ * Flows that are a power of two come in the order of Knuth's multiplicative hash (odd, so each comes once before any
+ * comes twice): neighbours in time are strangers in memory. Others come in order.
+ */
+static __always_inline __u32 flow_of_round(void)
+{
+	__u32 round = rounds++;
+
+	if (flows & (flows - 1))
+		return round % flows;
+	return (round * 2654435761u) & (flows - 1);
+}
+
+/* A 16-bit word of the frame at a constant offset, or NULL beyond its end. */
+static __always_inline void *word_at(void *data, void *end, __u32 offset, __u32 bytes)
+{
+	if (offset > TEMPLATE_BYTES || data + offset + bytes > end)
+		return NULL;
+	return data + offset;
+}
 
 /* 1 when the frame [data, end) was made the next flow's, 0 when it is too short. */
 static __always_inline int next_flow(void *data, void *end)
 {
-	/* Knuth's multiplicative hash: odd, so every flow comes once before any comes twice. */
-	__u32 flow = (rounds++ * 2654435761u) & flow_mask;
-	__u32 address = flow >> PORTS_A_ADDRESS;
-	__u16 port = flow & ((1 << PORTS_A_ADDRESS) - 1);
-	__u32 from = address_offset, at = port_offset, sum = checksum_offset;
+	__u32 flow = flow_of_round();
+	__be32 *address;
+	__be16 *port;
+	__u64 diff = 0;
 
 #pragma unroll
 	for (int word = 0; word < TEMPLATE_WORDS; word++) {
@@ -38,30 +62,39 @@ static __always_inline int next_flow(void *data, void *end)
 			break;
 		((__u64 *)data)[word] = template[word];
 	}
-	if (from <= TEMPLATE_BYTES) {
-		__be32 *source = data + from;
+	if (address_offset != NOT_THERE) {
+		__be32 before;
 
-		if ((void *)(source + 1) > end)
+		address = word_at(data, end, address_offset, 4);
+		if (!address)
 			return 0;
-		*source = bpf_htonl(bpf_ntohl(*source) + address);
+		before = *address;
+		*address = bpf_htonl(bpf_ntohl(before) + (flow >> PORTS_A_ADDRESS));
+		diff = lab_csum_diff32(before, *address);
 	}
-	if (at <= TEMPLATE_BYTES) {
-		__be16 *source = data + at;
+	if (ip_checksum_offset != NOT_THERE) {
+		__u16 *check = word_at(data, end, ip_checksum_offset, 2);
 
-		if ((void *)(source + 1) > end)
+		if (!check)
 			return 0;
-		*source = bpf_htons(bpf_ntohs(*source) + port);
+		*check = lab_csum_apply(*check, diff);
 	}
-	if (sum <= TEMPLATE_BYTES) {
-		__be16 *check = data + sum;
-		__u32 word;
+	if (port_offset != NOT_THERE) {
+		__be16 before;
 
-		if ((void *)(check + 1) > end)
+		port = word_at(data, end, port_offset, 2);
+		if (!port)
 			return 0;
-		/* RFC 1624 for an address that grows by less than 65,536: only its low word changes, or the carry. */
-		word = (__u16)~bpf_ntohs(*check) + (address & 0xffff);
-		word = (word & 0xffff) + (word >> 16);
-		*check = bpf_htons((__u16) ~((word & 0xffff) + (word >> 16)));
+		before = *port;
+		*port = bpf_htons(bpf_ntohs(before) + (flow & ((1 << PORTS_A_ADDRESS) - 1)));
+		diff += lab_csum_diff16(before, *port);
+	}
+	if (l4_checksum_offset != NOT_THERE) {
+		__u16 *check = word_at(data, end, l4_checksum_offset, 2);
+
+		if (!check)
+			return 0;
+		*check = is_udp ? lab_csum_apply_udp(*check, diff) : lab_csum_apply(*check, diff);
 	}
 	return 1;
 }

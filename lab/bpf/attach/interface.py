@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import struct
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
-from lab.errors import AttachError, NeedsRoot
-from lab.kernel import bpf, libbpf, netns
+from lab.bpf.attach.link import Link, make_link
+from lab.errors import AttachError, LabError
+from lab.kernel import netlink, netns
+from lab.kernel.netlink import Request, RouteSocket
 
 if TYPE_CHECKING:
-    from lab.bpf.program import Program
+    from lab.bpf.attachment import Attachable
 
-EPERM = 1
+IF_INFO = struct.Struct("=BxHiII")  # struct ifinfomsg
+GONE = "the interface is gone: attach while its network is up"
 
 
-def check_interface(program: Program, target: Any) -> None:
+def check_interface(program: Attachable, target: Any) -> None:
     """AttachError unless `target` is an interface: pure, before any system call."""
     if not all(hasattr(target, name) for name in ("ifindex", "netns_fd", "name")):
         raise AttachError(
@@ -25,31 +26,35 @@ def check_interface(program: Program, target: Any) -> None:
         )
 
 
-def make_link(program: Program, target: Any, attach_type: int, flags: int = 0) -> tuple[int, ExitStack]:
-    """A bpf_link on an interface, read back, and what closes it; OSError when the kernel refuses."""
-    fd = program.fd
+def make_interface_link(program: Attachable, target: Any, attach_type: int, *, flags: int = 0) -> Link:
+    """A bpf_link on an interface; OSError when the kernel refuses."""
+    fd = program.fd  # a closed program is refused before anything else
+    assert fd >= 0
     with netns.inside(target.netns_fd):  # an ifindex means something in its namespace only
-        link = bpf.link_create(fd, target.ifindex, attach_type, flags)
-    undo = ExitStack()
-    undo.callback(os.close, link)
+        return make_link(program, target.ifindex, attach_type, flags=flags)
+
+
+def route_socket(target: Any) -> RouteSocket:
+    """A netlink socket of the interface's namespace; the caller closes it."""
+    with netns.inside(target.netns_fd):
+        return RouteSocket()
+
+
+def link_attributes(target: Any) -> dict[int, bytes]:
+    """What the kernel says of the interface (RTM_GETLINK), by IFLA_ number; NetworkError when it is gone."""
+    body = IF_INFO.pack(0, 0, target.ifindex, 0, 0)
+    control = route_socket(target)
     try:
-        read_back(program, link)
-    except BaseException:
-        undo.close()
-        raise
-    return link, undo
+        (reply,) = control.ask(Request(netlink.RTM_GETLINK, netlink.NLM_F_REQUEST, body, ("look at", target.name)))
+    finally:
+        control.close()
+    return dict(netlink.attributes(reply.body[IF_INFO.size :]))
 
 
-def read_back(program: Program, link: int) -> None:
-    """An attachment that is not there gives plausible numbers: the kernel is asked which program the link has."""
-    _, _, attached = struct.unpack_from("=III", bpf.object_info(link))
-    if attached != bpf.program_id(program.fd):
-        raise AttachError(f"attach {program.name}: the kernel attached program {attached} instead")
-
-
-def refusal(program: Program, target: Any, how: str, error: OSError, words: str, mend: str) -> AttachError | NeedsRoot:
-    """The error for an attachment that the kernel refused."""
-    what = f"attach {program.name} to {target.name}: {how} refused"
-    if error.errno == EPERM and os.geteuid():
-        return NeedsRoot(what, mend="run as root, or with CAP_BPF and CAP_NET_ADMIN")
-    return AttachError(what, kernel=words or libbpf.sentence(error.errno or 0), mend=mend)
+def is_gone(target: Any) -> bool:
+    """Whether the interface, or its namespace, is no longer there."""
+    try:
+        link_attributes(target)
+    except (LabError, OSError):
+        return True
+    return False

@@ -1,0 +1,1 @@
+"""Traffic: frames and streams sent, captured, counted and compared."""
