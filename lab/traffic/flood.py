@@ -47,7 +47,7 @@ class Flood:
 
     def __enter__(self) -> Flood:
         from lab import bpf
-        from lab.bpf.attach.receiver import make_poll
+        from lab.bpf.attach.receivers import make_poll
 
         self._generator = self._stack.enter_context(bpf.load(instruments.path("generate"), **self._knobs))
         make_poll(self.source.peer, self._stack)

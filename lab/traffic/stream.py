@@ -52,7 +52,7 @@ class Stream:
     @property
     def smallest(self) -> int:
         """The smallest frame in bytes that still carries a message's number."""
-        return HEADERS[self.protocol, self.ip] + MARK_BYTES
+        return HEADERS.get((self.protocol, self.ip), 0) + MARK_BYTES
 
     @property
     def _too_small(self) -> str:
