@@ -386,6 +386,14 @@ def prog_detach(target_fd: int, prog_fd: int, attach_type: int) -> None:
     bpf(PROG_DETACH, bytearray(struct.pack("=IIIII", target_fd, prog_fd, attach_type, 0, 0)))
 
 
+def prog_query(target: int, attach_type: int) -> int:
+    """How many programs sit at a hook; `target` is an ifindex or a descriptor."""
+    attributes = bytearray(struct.pack("=IIIIQI4xQQQQ", target, attach_type, 0, 0, 0, 0, 0, 0, 0, 0))
+    bpf(PROG_QUERY, attributes)
+    count: int = struct.unpack_from("=I", attributes, 24)[0]
+    return count
+
+
 def raw_tracepoint_open(name: str, prog_fd: int) -> int:
     """A raw tracepoint's descriptor; with an empty name, that of the BTF hook the program was loaded for."""
     text = ctypes.create_string_buffer(name.encode())

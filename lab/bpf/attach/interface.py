@@ -6,7 +6,7 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 from lab.bpf.attach.link import Link, make_link
-from lab.errors import AttachError, LabError
+from lab.errors import AttachError, LabError, NetworkError
 from lab.kernel import netlink, netns
 from lab.kernel.netlink import Request, RouteSocket
 
@@ -28,10 +28,11 @@ def check_interface(program: Attachable, target: Any) -> None:
 
 def make_interface_link(program: Attachable, target: Any, attach_type: int, *, flags: int = 0) -> Link:
     """A bpf_link on an interface; OSError when the kernel refuses."""
-    fd = program.fd  # a closed program is refused before anything else
-    assert fd >= 0
-    with netns.inside(target.netns_fd):  # an ifindex means something in its namespace only
-        return make_link(program, target.ifindex, attach_type, flags=flags)
+    try:
+        with netns.inside(target.netns_fd):  # an ifindex means something in its namespace only
+            return make_link(program, target.ifindex, attach_type, flags=flags)
+    except NetworkError as error:
+        raise AttachError(f"attach {program.name} to {target.name}", kernel=error.kernel, mend=GONE) from error
 
 
 def route_socket(target: Any) -> RouteSocket:

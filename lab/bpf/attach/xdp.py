@@ -58,7 +58,7 @@ def attach(program: Attachable, target: Any, *, mode: Mode | None = None, receiv
             f"attach {program.name} to {target.name}: native or generic XDP? mode is {mode!r}",
             mend="mode=Mode.NATIVE (in the driver) or mode=Mode.GENERIC (behind it, slower)",
         )
-    how = f"native XDP" if mode is Mode.NATIVE else "generic XDP"
+    how = f"{mode.value} XDP"
     receivers.give_way(target)
     try:
         link = make_interface_link(program, target, BPF_XDP, flags=FLAGS[mode])
@@ -93,9 +93,7 @@ def _check_mode(program: Attachable, target: Any, mode: Mode, facts: dict[str, A
 def programs_at(target: Any) -> dict[Mode, int]:
     """The ids of the XDP programs that the interface has now."""
     nested = dict(netlink.attributes(link_attributes(target).get(IFLA_XDP, b"")))
-    return {
-        mode: struct.unpack("=I", nested[kind])[0] for mode, kind in IFLA_XDP_PROGRAM_ID.items() if kind in nested
-    }
+    return {mode: struct.unpack("=I", nested[kind])[0] for mode, kind in IFLA_XDP_PROGRAM_ID.items() if kind in nested}
 
 
 # ---------------------------------------------------------------- refusals
