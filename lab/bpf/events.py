@@ -28,22 +28,27 @@ class _Buffer:
     _kind = ""
 
     def __init__(self) -> None:
+        self.lost = 0
         self._waiting: deque[bytes] = deque()
         self._handle: int | None = None
 
-    def read(self, within_s: float = 0.0, count: int | None = None) -> list[bytes]:
-        """The oldest `count` records, or fewer when the deadline comes first; None: all that are there by then.
-
-        Without a count the first record ends the wait. What was not asked for stays for the next call.
-        """
+    def wait(self, count: int, within_s: float) -> bool:
+        """True once `count` records wait to be taken, False when the deadline comes first."""
         deadline = time.monotonic() + within_s
-        enough = count if count is not None else 1
         self._consume()
-        while len(self._waiting) < enough and (left_s := deadline - time.monotonic()) > 0:
+        while len(self._waiting) < count and (left_s := deadline - time.monotonic()) > 0:
             self._poll(min(LONGEST_POLL_MS, int(left_s * 1000) + 1))
             self._consume()
+        return len(self._waiting) >= count
+
+    def take(self, count: int | None) -> list[bytes]:
+        """The oldest `count` of the records that wait, or all."""
         taken = len(self._waiting) if count is None else min(count, len(self._waiting))
         return [self._waiting.popleft() for _ in range(taken)]
+
+    def peek(self) -> list[bytes]:
+        """The records that wait; they stay."""
+        return list(self._waiting)
 
     def close(self) -> None:
         """Gives the memory back; records that nobody read are gone."""
@@ -96,7 +101,6 @@ class PerfBuffer(_Buffer):
 
     def __init__(self, fd: int, pages: int = PERF_PAGES) -> None:
         super().__init__()
-        self.lost = 0
         self._callbacks: tuple[Callable[..., Any], ...] = (
             libbpf.PERF_SAMPLE(self._on_sample),
             libbpf.PERF_LOST(self._on_lost),

@@ -14,15 +14,14 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from lab.bpf import btf, sections, verifier
+from lab.bpf import sections, verifier
 from lab.bpf.build import build
-from lab.bpf.layout import Layout, layout_of, raw_layout
-from lab.bpf.map import TYPES as MAP_TYPES
-from lab.bpf.map import BloomFilter, EventMap, Map, PerCpuMap, QueueMap
-from lab.bpf.map import Facts as MapFacts
+from lab.bpf.layout import Layout, layout_of
+from lab.bpf.map import Map
+from lab.bpf.map_kinds import open_map
+from lab.bpf.names import program_type
 from lab.bpf.object_file import MapTypes, ObjectFile
-from lab.bpf.program import TYPES, Facts, Globals, Loaded, Program
-from lab.bpf.reference_map import REFERENCE_TYPES, MapOfMaps, ReferenceMap
+from lab.bpf.program import Facts, Globals, Loaded, Program
 from lab.errors import BuildError, FeatureMissing, LoadError, MapError, NeedsRoot
 from lab.kernel import bpf, libbpf
 from lab.model.journal import note
@@ -278,7 +277,7 @@ class _Loading:
         return any(f"prog '{name}'" in line and "failed" in line for line in self.said)
 
     def _assemble(self, chosen: Mapping[str, int], load_ms: float) -> Program:
-        maps = {name: found for name, found in self._maps() if found is not None}
+        maps = dict(self._maps())
         loaded = Loaded(
             str(self.file.path),
             self.stem,
@@ -303,7 +302,7 @@ class _Loading:
         return Facts(
             name=name,
             section=self._text("bpf_program__section_name", handle),
-            type=TYPES[self.library.bpf_program__type(handle)],
+            type=program_type(self.library.bpf_program__type(handle)),
             instructions=self.library.bpf_program__insn_cnt(handle),
             verified_instructions=verified or logged.get("verified_instructions", 0),
             xlated_bytes=xlated,
@@ -313,34 +312,12 @@ class _Loading:
             maps=maps,
         )
 
-    def _maps(self) -> Iterator[tuple[str, Map | None]]:
+    def _maps(self) -> Iterator[tuple[str, Map]]:
         for each in self._each("map"):
             name = self._text("bpf_map__name", each)
-            if name in self.file.maps or "." not in name:
-                yield name, self._map(name, self.library.bpf_map__fd(each))
-
-    def _map(self, name: str, fd: int) -> Map:
-        kind, _, key_bytes, value_bytes, most = bpf.map_facts(fd)
-        facts = MapFacts(name, MAP_TYPES[kind] if kind < len(MAP_TYPES) else str(kind), key_bytes, value_bytes, most)
-        types = self.file.maps.get(name, MapTypes())
-        if facts.type in ("array_of_maps", "hash_of_maps"):
-            return self._map_of_maps(fd, facts, types)
-        if facts.type in ("ringbuf", "perf_event_array", "user_ringbuf"):
-            return EventMap(fd, facts, _Structs(self.file.btf))
-        return _make_map(fd, facts, self._layout(types.key, key_bytes), self._layout(types.value, value_bytes))
-
-    def _map_of_maps(self, fd: int, facts: MapFacts, types: MapTypes) -> Map:
-        inner = types.inner
-        if inner is None:
-            return _make_map(fd, facts, self._layout(types.key, facts.key_bytes), raw_layout(4))
-        key, value = self._layout(inner.key, 4), self._layout(inner.value, 4)
-        described = MapFacts(f"{facts.name} (inner)", inner.type, key.size, value.size, inner.max_entries)
-        return MapOfMaps(fd, facts, self._layout(types.key, facts.key_bytes), (described, key, value), _make_map)
-
-    def _layout(self, type_id: int, size: int) -> Layout:
-        if not type_id or self.file.btf is None:
-            return raw_layout(size)
-        return layout_of(self.file.btf, type_id)
+            if "." not in name:  # with one it is a data section
+                declared = self.file.maps.get(name, MapTypes())
+                yield name, open_map(self.library.bpf_map__fd(each), name, self.file.btf, declared)
 
     def _variables(self) -> dict[str, tuple[int, int, Layout]]:
         """The writable globals: name to (descriptor of the section's map, offset, layout)."""
@@ -372,36 +349,3 @@ class _Loading:
         """What libbpf said, without its advice and without the dump of a program's log."""
         lines = [each for each in self.said if "BEGIN PROG LOAD LOG" not in each and "ulimit -l" not in each]
         return "; ".join(line.splitlines()[0] for line in lines[-4:] if line)
-
-
-class _Structs(Mapping[str, Layout]):
-    """The layouts of an object's structs by name, made when asked for."""
-
-    def __init__(self, types: btf.Btf | None) -> None:
-        self._types = types
-        self._ids = (
-            {each.name: each.id for each in types.types if each.kind == btf.STRUCT and each.name} if types else {}
-        )
-
-    def __getitem__(self, name: str) -> Layout:
-        assert self._types is not None
-        return layout_of(self._types, self._ids[name])
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._ids)
-
-    def __len__(self) -> int:
-        return len(self._ids)
-
-
-def _make_map(fd: int, facts: MapFacts, key: Layout, value: Layout) -> Map:
-    """The kind of Map that a map type is."""
-    if "percpu" in facts.type:
-        return PerCpuMap(fd, facts, key, value)
-    if facts.type in ("queue", "stack"):
-        return QueueMap(fd, facts, key, value)
-    if facts.type == "bloom_filter":
-        return BloomFilter(fd, facts, key, value)
-    if facts.type in REFERENCE_TYPES:
-        return ReferenceMap(fd, facts, key, value)
-    return Map(fd, facts, key, value)

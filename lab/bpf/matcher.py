@@ -9,19 +9,19 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from lab.bpf.map import ARRAYS
+from lab.bpf.per_cpu_map import PER_CPU
 from lab.bpf.record import PerCpu, Record
+from lab.bpf.show import shorten, show, show_entries
 from lab.errors import LabError
 from lab.model import journal
 
 if TYPE_CHECKING:
-    from lab.bpf.map import Map
+    from lab.bpf.map import Table
 
 FIRST_PAUSE_S = 0.0002
 LONGEST_PAUSE_S = 0.02
-ARRAYS = ("array", "percpu_array")
-PER_CPU = ("percpu_array", "percpu_hash", "lru_percpu_hash")
 SHOWN_ENTRIES = 10
-SHOWN_LETTERS = 160
 
 
 class MapAssertionError(LabError, AssertionError):
@@ -31,7 +31,7 @@ class MapAssertionError(LabError, AssertionError):
 class Eventually:
     """One deadline for one assertion: each method looks again and again until it holds or the time is up."""
 
-    def __init__(self, map_: Map, within_s: float = 1.0) -> None:
+    def __init__(self, map_: Table, within_s: float = 1.0) -> None:
         self._map = map_
         self._within_s = within_s
 
@@ -65,11 +65,11 @@ class Eventually:
 
         self._retry("lacks", show(wanted), differences)
 
-    def holds(self, predicate: Callable[[Map], object], what: str) -> None:
+    def holds(self, predicate: Callable[[Table], object], what: str) -> None:
         """`predicate(map)` is true; `what` says so in words, for the failure and the report."""
 
         def differences() -> list[str]:
-            return [] if predicate(self._map) else [f"not true: {what}", *_entries(dict(self._map.items()))]
+            return [] if predicate(self._map) else [f"not true: {what}", *show_entries(self._map.items())]
 
         self._retry("holds", what, differences)
 
@@ -80,7 +80,9 @@ class Eventually:
     def _value(self, value: Any) -> Any:
         """As the map will give it; of a per-CPU map, a list holds one value a CPU and anything else is the total."""
         layout = self._map.value_layout
-        if isinstance(value, list) and self._map.facts.type in PER_CPU:
+        if self._map.facts.type not in PER_CPU:
+            return self._map.as_read(value)
+        if isinstance(value, list):
             return PerCpu(layout.decode(layout.encode(each)) for each in value)
         return layout.decode(layout.encode(value))
 
@@ -107,7 +109,7 @@ class Eventually:
             raise MapAssertionError(
                 "\n".join(
                     [f"map {self._map.name}: {matcher} did not hold within {self._within_s:g} s"]
-                    + [f"    {line}" for line in _cut(found)]
+                    + [f"    {line}" for line in shorten(found, SHOWN_ENTRIES)]
                 )
             )
 
@@ -115,8 +117,10 @@ class Eventually:
         data = {
             "map": self._map.name,
             "matcher": matcher,
-            "expected": "; ".join(_cut(_entries(expected))) if isinstance(expected, dict) else expected,
-            "actual": "; ".join(_cut(found)) or "as expected",
+            "expected": "; ".join(shorten(show_entries(expected.items()), SHOWN_ENTRIES))
+            if isinstance(expected, dict)
+            else expected,
+            "actual": "; ".join(shorten(found, SHOWN_ENTRIES)) or "as expected",
             "held": not found,
             "waited_ms": round(waited_s * 1000, 3),
         }
@@ -157,24 +161,6 @@ def any_bit(value: Any) -> bool:
     return bool(value)
 
 
-def show(value: Any) -> str:
-    """A value as the reader of a diff wants it: records by their fields, enums by name, long ones cut."""
-    text = _text(value)
-    return text if len(text) <= SHOWN_LETTERS else f"{text[:SHOWN_LETTERS]}..."
-
-
-def _text(value: Any) -> str:
-    if isinstance(value, Record):
-        return "{" + ", ".join(f"{name}: {_text(each)}" for name, each in value.named()) + "}"
-    if isinstance(value, PerCpu):
-        return f"{_text(value.total())} in all"
-    if isinstance(value, tuple | list):
-        return "[" + ", ".join(map(_text, value)) + "]"
-    if hasattr(value, "packed"):
-        return str(value)
-    return str(value.name) if hasattr(value, "name") else repr(value)
-
-
 def _how(wanted: Any, actual: Any) -> str:
     if isinstance(actual, PerCpu) and not isinstance(wanted, PerCpu):
         actual = actual.total()
@@ -186,11 +172,3 @@ def _how(wanted: Any, actual: Any) -> str:
         ]
         return "; ".join(fields)
     return f"expected {show(wanted)}, is {show(actual)}"
-
-
-def _entries(entries: Mapping[Any, Any]) -> list[str]:
-    return [f"{show(key)}: {show(value)}" for key, value in entries.items()] or ["no entries"]
-
-
-def _cut(lines: list[str]) -> list[str]:
-    return lines if len(lines) <= SHOWN_ENTRIES else [*lines[:SHOWN_ENTRIES], f"... {len(lines) - SHOWN_ENTRIES} more"]

@@ -1,31 +1,37 @@
-"""A .bpf.o that was read and not loaded: its sections, its types, its licence."""
+"""A .bpf.o that was read and not loaded: its sections, its types, the maps that it declares."""
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
-from lab.bpf.btf import ARRAY, PTR, STRUCT, Btf, Variable, read_btf, variables_of
-from lab.bpf.map import TYPES
+from lab.bpf.btf import ARRAY, PTR, STRUCT, Btf, Type, Variable, read_btf, variables_of
+from lab.bpf.names import map_type
 from lab.errors import LoadError
 
 ELF_HEADER = struct.Struct("<16sHHIQQQIHHHHHH")
 SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
+SYMBOL = struct.Struct("<IBBHQQ")
 EM_BPF = 247
+SHT_NOBITS = 8
 MEND = "compile it with: clang -O2 -g -target bpf -c x.bpf.c -o x.bpf.o"
 
 
 @dataclass(frozen=True)
 class MapTypes:
-    """BTF type ids of a map's key and value (0: not typed), and of an inner map's definition."""
+    """How a map is declared: BTF type ids of key and value (0: not typed), sizes in bytes, and an inner map's."""
 
     key: int = 0
     value: int = 0
-    inner: MapTypes | None = None
+    key_bytes: int = 0
+    value_bytes: int = 0
     type: str = ""
     max_entries: int = 0
+    flags: int = 0
+    inner: MapTypes | None = None
 
 
 class ObjectFile:
@@ -38,11 +44,12 @@ class ObjectFile:
         except OSError as error:
             raise LoadError(f"read {path}: {error.strerror}", mend="look at the path") from error
         try:
-            self.sections = self._sections()
-        except (struct.error, IndexError, UnicodeDecodeError) as error:
-            raise LoadError(f"read {path}: a damaged ELF file ({error})", mend=MEND) from error
+            self._sections = list(self._read_sections())
+        except (struct.error, IndexError, ValueError) as error:
+            raise self._damaged(str(error)) from error
+        self.sections = dict(self._sections)
 
-    def _sections(self) -> dict[str, bytes]:
+    def _read_sections(self) -> Iterator[tuple[str, bytes]]:
         if self.raw[:4] != b"\x7fELF":
             raise LoadError(f"read {self.path}: not an ELF file", mend=MEND)
         header = ELF_HEADER.unpack_from(self.raw)
@@ -51,7 +58,32 @@ class ObjectFile:
             raise LoadError(f"read {self.path}: not a little-endian 64-bit BPF object (machine {machine})", mend=MEND)
         headers = [SECTION_HEADER.unpack_from(self.raw, table_at + index * entry_bytes) for index in range(count)]
         names = self._content(headers[names_at])
-        return {names[each[0] : names.index(b"\0", each[0])].decode(): self._content(each) for each in headers}
+        for each in headers:
+            yield names[each[0] : names.index(b"\0", each[0])].decode(), self._content(each)
+
+    def _content(self, header: tuple[int, ...]) -> bytes:
+        kind, at, length = header[1], header[4], header[5]
+        if kind == SHT_NOBITS:
+            return b""
+        if at + length > len(self.raw):
+            raise self._damaged(f"a section ends {at + length - len(self.raw)} bytes behind the file")
+        return self.raw[at : at + length]
+
+    def _damaged(self, why: str) -> LoadError:
+        return LoadError(f"read {self.path}: a damaged ELF file ({why})", mend=MEND)
+
+    @cached_property
+    def btf(self) -> Btf | None:
+        """The object's types; None when it was compiled without -g."""
+        raw = self.sections.get(".BTF")
+        return read_btf(raw) if raw else None
+
+    @cached_property
+    def maps(self) -> dict[str, MapTypes]:
+        """The maps that are defined in SEC(".maps"), with their types."""
+        if self.btf is None:
+            return {}
+        return {name: _declared(self.btf, each.type_id) for name, each in variables_of(self.btf, ".maps").items()}
 
     def variables(self, section: str) -> dict[str, Variable]:
         """The variables of a data section (".rodata", ".data", ".bss") by name, with their places in it.
@@ -69,45 +101,48 @@ class ObjectFile:
 
     @cached_property
     def _symbols(self) -> dict[tuple[str, str], int]:
-        """Section and name of each symbol to its offset in the section; ELF's Sym64."""
-        names, sections = self.sections.get(".strtab", b""), list(self.sections)
-        found = {}
-        for name_at, _info, _other, index, value, _size in struct.iter_unpack("<IBBHQQ", self.sections[".symtab"]):
-            if name_at and index < len(sections):
-                found[sections[index], names[name_at : names.index(b"\0", name_at)].decode()] = value
+        """Section and name of each symbol to its offset in the section."""
+        names, found = self.sections.get(".strtab", b""), {}
+        try:
+            for name_at, _info, _other, index, value, _size in SYMBOL.iter_unpack(self.sections.get(".symtab", b"")):
+                if name_at and index < len(self._sections):
+                    name = names[name_at : names.index(b"\0", name_at)].decode()
+                    found[self._sections[index][0], name] = value
+        except (struct.error, ValueError) as error:
+            raise self._damaged(str(error)) from error
         return found
 
-    def _content(self, header: tuple[int, ...]) -> bytes:
-        kind, at, length = header[1], header[4], header[5]
-        return b"" if kind == 8 else self.raw[at : at + length]  # SHT_NOBITS has no bytes in the file
 
-    @cached_property
-    def btf(self) -> Btf | None:
-        """The object's types; None when it was compiled without -g."""
-        raw = self.sections.get(".BTF")
-        return read_btf(raw) if raw else None
+def _declared(types: Btf, type_id: int) -> MapTypes:
+    """The members of a map's struct, as bpf_helpers.h writes them.
 
-    @cached_property
-    def maps(self) -> dict[str, MapTypes]:
-        """The maps that are defined in SEC(".maps"), with their types."""
-        if self.btf is None:
-            return {}
-        return {name: _map_types(self.btf, each.type_id) for name, each in variables_of(self.btf, ".maps").items()}
+    __type(key, T) is a pointer to T, __uint(max_entries, N) one to int[N]; __array(values, struct {...}) is an array.
+    """
+    members = {member.name: types.plain(member.type_id) for member in types.plain(type_id).members}
+    key, value = (_pointed(members.get(name)) for name in ("key", "value"))
+    values = members.get("values")
+    return MapTypes(
+        key=key,
+        value=value,
+        key_bytes=types.size_of(key) if key else _number(types, members.get("key_size")),
+        value_bytes=types.size_of(value) if value else _number(types, members.get("value_size")),
+        type=map_type(_number(types, members.get("type"))),
+        max_entries=_number(types, members.get("max_entries")),
+        flags=_number(types, members.get("map_flags")),
+        inner=_inner(types, values) if values and values.kind == ARRAY else None,
+    )
 
 
-def _map_types(btf: Btf, type_id: int) -> MapTypes:
-    """__type(key, T) and __type(value, T) are members that point to T; __array(values, struct {...}) is an array."""
-    found = {"key": 0, "value": 0}
-    numbers = {"type": 0, "max_entries": 0}
-    inner = None
-    for member in btf.plain(type_id).members:
-        plain = btf.plain(member.type_id)
-        if member.name in found and plain.kind == PTR:
-            found[member.name] = plain.target
-        if member.name in numbers and plain.kind == PTR:  # __uint(name, n) is a pointer to int[n]
-            numbers[member.name] = btf.plain(plain.target).count
-        if member.name == "values" and plain.kind == ARRAY:
-            pointed = btf.plain(btf.plain(plain.target).target)
-            inner = _map_types(btf, pointed.id) if pointed.kind == STRUCT else None
-    kind = TYPES[numbers["type"]] if numbers["type"] < len(TYPES) else ""
-    return MapTypes(found["key"], found["value"], inner, kind, numbers["max_entries"])
+def _pointed(found: Type | None) -> int:
+    return found.target if found and found.kind == PTR else 0
+
+
+def _number(types: Btf, found: Type | None) -> int:
+    return types.plain(found.target).count if found and found.kind == PTR else 0
+
+
+def _inner(types: Btf, values: Type) -> MapTypes | None:
+    """The inner map's declaration; a prog array's values are functions and have none."""
+    pointer = types.plain(values.target)
+    pointed = types.plain(pointer.target) if pointer.kind == PTR else pointer
+    return _declared(types, pointed.id) if pointed.kind == STRUCT else None

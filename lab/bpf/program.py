@@ -20,15 +20,6 @@ if TYPE_CHECKING:
     from lab.bpf.attachment import Attachment
     from lab.model.target import InterfaceTarget
 
-TYPES = (
-    "unspec", "socket_filter", "kprobe", "sched_cls", "sched_act", "tracepoint", "xdp", "perf_event", "cgroup_skb",
-    "cgroup_sock", "lwt_in", "lwt_out", "lwt_xmit", "sock_ops", "sk_skb", "cgroup_device", "sk_msg", "raw_tracepoint",
-    "cgroup_sock_addr", "lwt_seg6local", "lirc_mode2", "sk_reuseport", "flow_dissector", "cgroup_sysctl",
-    "raw_tracepoint_writable", "cgroup_sockopt", "tracing", "struct_ops", "ext", "lsm", "sk_lookup", "syscall",
-    "netfilter",
-)  # fmt: skip
-"""bpftool's names, by number (enum bpf_prog_type)."""
-
 FAMILIES = {
     "xdp": "xdp",
     "sched_cls": "tc",
@@ -142,7 +133,7 @@ class Loaded:
             self.closed = True
             self.globals.close()
             for each in self.maps.values():
-                getattr(each, "close", lambda: None)()
+                each.close()
             self.release()
 
 
@@ -276,7 +267,7 @@ class Program:
         return f"<Program {self.stem}: {about}>"
 
     def _run_raw(self, raw: bytes, repeat: int, given: Mapping[str, Any]) -> bpf.TestRun:
-        context = encode_context(self.type, given, len(raw)) if given else b""
+        context = encode_context(self.type, given, len(raw)) if given or self.type == "xdp" else b""
         room = LAYOUTS[self.type][0] if self.type in LAYOUTS else 0
         fd = self.fd
         return self._attempt(lambda: bpf.prog_test_run(fd, raw, repeat=repeat, context=context, context_bytes=room))

@@ -1,111 +1,93 @@
-"""Maps whose values stand for something else: assign the program, the interface, the socket or the map itself."""
+"""Maps whose values stand for something else: assign the program, the interface or the socket itself."""
 
 from __future__ import annotations
 
-import os
 import struct
-from collections.abc import Callable
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from lab.bpf.layout import Layout
-from lab.bpf.map import Facts, Map
+from lab.bpf.map import Table
 from lab.errors import MapError
 from lab.kernel import bpf, netns
 
 DEVICE_TYPES = ("devmap", "devmap_hash")
 SOCKET_TYPES = ("sockmap", "sockhash", "reuseport_sockarray", "xskmap")
-MAP_TYPES = ("array_of_maps", "hash_of_maps")
-REFERENCE_TYPES = ("prog_array", "cpumap", "cgroup_array", *DEVICE_TYPES, *SOCKET_TYPES)
+WITH_PROGRAM = (*DEVICE_TYPES, "cpumap")
+"""Their values may carry a program that runs at the device or CPU: struct bpf_devmap_val, struct bpf_cpumap_val."""
+REFERENCE_TYPES = ("prog_array", "cgroup_array", *WITH_PROGRAM, *SOCKET_TYPES)
+ACCEPTED = {
+    "prog_array": "a Program",
+    "cgroup_array": "a cgroup",
+    "cpumap": "a queue's length, or (length, Program)",
+    **dict.fromkeys(DEVICE_TYPES, 'an Interface or an ifindex, or (either, Program), or {"ifindex": ..., "prog": ...}'),
+    **dict.fromkeys(SOCKET_TYPES, "a socket"),
+}
 
 
-class ReferenceMap(Map):
+class ReferenceMap(Table):
     """A prog array, devmap, cpumap, sockmap and their like.
 
-    Written: a Program; an Interface, an ifindex, or (either, Program); a queue size or (size, Program); a socket.
-    Read: the kernel gives ids (programs, cookies of sockets) and not descriptors, so numbers come back.
+    What is read back is what the kernel gives: ids of programs, ifindexes, cookies of sockets. An ifindex counts in the
+    namespace of its interface, so that is where a devmap is written.
     """
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        """An ifindex counts in the namespace of its interface, so that is where a devmap is written."""
-        device = value[0] if isinstance(value, tuple) else value
-        inside = hasattr(device, "netns_fd") and self.facts.type in DEVICE_TYPES
-        with netns.inside(device.netns_fd) if inside else nullcontext():
+        thing, _ = _thing_and_program(value)
+        netns_fd = getattr(thing, "netns_fd", None) if self.facts.type in DEVICE_TYPES else None
+        with nullcontext() if netns_fd is None else netns.inside(netns_fd):
             super().__setitem__(key, value)
 
+    def update(self, entries: Any = (), /, **named: Any) -> None:
+        """Writes many entries, one by one: each may belong to another namespace."""
+        for key, value in [*(entries.items() if isinstance(entries, Mapping) else entries), *named.items()]:
+            self[key] = value
+
+    def as_read(self, value: Any) -> Any:
+        """What reading gives after `value` was written: a program's id, where its descriptor goes in."""
+        if self.facts.type == "prog_array" and hasattr(value, "fd"):
+            return bpf.program_id(value.fd)
+        return self._decode_values(self._encode_value(value))[0]
+
     def _encode_value(self, value: Any) -> bytes:
-        first, second = value if isinstance(value, tuple) else (value, None)
-        number = _number(first)
+        thing, program = _thing_and_program(value)
+        number = self._number(thing)
         if number is None:
-            raise MapError(f"{first!r} cannot be put into a {self.facts.type}", mend=self.__class__.__doc__ or "")
+            kind = self.facts.type
+            raise MapError(f"{value!r} cannot be put into a {kind}", mend=f"it takes {ACCEPTED[kind]}")
         size = self.facts.value_bytes
-        program = -1 if second is None else second.fd
-        if size == 8 and self.facts.type in (*DEVICE_TYPES, "cpumap"):
-            return struct.pack("=Ii", number, program if program >= 0 else 0)
+        if size == 8 and self.facts.type in WITH_PROGRAM:
+            return struct.pack("=Ii", number, 0 if program is None else program.fd)
+        if program is not None:
+            mend = "declare the map's value as struct bpf_devmap_val or struct bpf_cpumap_val"
+            raise MapError(f"a value of {size} bytes has no room for a program", mend=mend)
         return number.to_bytes(size, "little")
 
-    def _decode_values(self, raw: bytes) -> list[Any]:
-        size = self.facts.value_bytes
-        words = [raw[at : at + size] for at in range(0, len(raw), size)]
-        if size == 8 and self.facts.type in (*DEVICE_TYPES, "cpumap"):
-            words = [word[:4] for word in words]
-        return [int.from_bytes(word, "little") for word in words]
+    def _encode_values(self, values: Sequence[Any]) -> bytes:
+        return b"".join(map(self._encode_value, values))
+
+    def _number(self, thing: Any) -> int | None:
+        """The descriptor, index or length that the kernel wants."""
+        if isinstance(thing, int) and not isinstance(thing, bool) and thing >= 0:
+            return thing
+        if self.facts.type in DEVICE_TYPES:
+            found = getattr(thing, "ifindex", None)
+        elif self.facts.type in SOCKET_TYPES:
+            found = thing.fileno() if hasattr(thing, "fileno") else None
+        else:
+            found = getattr(thing, "cgroup_fd" if self.facts.type == "cgroup_array" else "fd", None)
+        return found if isinstance(found, int) else None
+
+    def _mend(self, verb: str, number: int) -> str:
+        if verb == "write":
+            return f"it takes {ACCEPTED[self.facts.type]}; a program must have the section that the map asks for"
+        return super()._mend(verb, number)
 
 
-class MapOfMaps(Map):
-    """Maps as values: replacing one is atomic, a packet sees the old map or the new one whole."""
-
-    def __init__(
-        self, fd: int, facts: Facts, key_layout: Layout, inner: tuple[Facts, Layout, Layout], make: Callable[..., Map]
-    ) -> None:
-        super().__init__(fd, facts, key_layout, Layout(4))
-        self.inner_facts, self._inner_key, self._inner_value = inner
-        self._make = make
-        self._opened: list[int] = []
-
-    def new_inner(self, max_entries: int | None = None) -> Map:
-        """A fresh map of the inner kind; assign it to a key. It lives as long as the program or its place in here."""
-        spec = self.inner_facts
-        flags = self._inner_flags()
-        made = bpf.MapSpec(
-            bpf_type(spec.type), spec.key_bytes, spec.value_bytes, max_entries or spec.max_entries, flags, "inner"
-        )
-        return self._opened_map(self._call("make an inner map of", "", bpf.map_create, made))
-
-    def close(self) -> None:
-        """Closes the descriptors of inner maps that were handed out."""
-        while self._opened:
-            os.close(self._opened.pop())
-
-    def _inner_flags(self) -> int:
-        return 1 if self.inner_facts.type == "lpm_trie" else 0  # BPF_F_NO_PREALLOC, which a trie demands
-
-    def _encode_value(self, value: Any) -> bytes:
-        if not isinstance(value, Map):
-            raise MapError(f"{value!r} is no map", mend="map.new_inner() makes one")
-        return value.fd.to_bytes(4, "little")
-
-    def _decode_values(self, raw: bytes) -> list[Any]:
-        ids = [number for (number,) in struct.iter_unpack("=I", raw)]
-        return [self._opened_map(bpf.fd_of_map(number)) for number in ids]
-
-    def _opened_map(self, fd: int) -> Map:
-        self._opened.append(fd)
-        return self._make(fd, self.inner_facts, self._inner_key, self._inner_value)
-
-
-def bpf_type(name: str) -> int:
-    """The number of a map type (enum bpf_map_type)."""
-    from lab.bpf.map import TYPES
-
-    return TYPES.index(name)
-
-
-def _number(value: Any) -> int | None:
-    """The descriptor or index that the kernel wants for a thing."""
-    for attribute in ("ifindex", "cgroup_fd", "fd"):
-        if isinstance(getattr(value, attribute, None), int):
-            return int(getattr(value, attribute))
-    if hasattr(value, "fileno"):
-        return int(value.fileno())
-    return int(value) if isinstance(value, int) else None
+def _thing_and_program(value: Any) -> tuple[Any, Any]:
+    if isinstance(value, Mapping):
+        thing = value.get("ifindex", value.get("qsize"))
+        return thing, value.get("prog", value.get("program", value.get("bpf_prog")))
+    if isinstance(value, tuple) and len(value) == 2:
+        return value
+    return value, None

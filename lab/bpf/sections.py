@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lab.bpf.program import TYPES
+from lab.bpf.names import PROGRAM_TYPES
 
 ATTACH_TYPES = {
     "tc/ingress": ("sched_cls", 46),  # BPF_TCX_INGRESS, Linux 6.6
@@ -26,6 +26,6 @@ def meaning(section: str) -> tuple[int, int] | None:
     while name:
         if name in ATTACH_TYPES:
             kind, attach_type = ATTACH_TYPES[name]
-            return TYPES.index(kind), attach_type
+            return PROGRAM_TYPES.index(kind), attach_type
         name = name.rpartition("/")[0]
     return None
