@@ -382,6 +382,62 @@ static __always_inline bool expires(const struct lab_packet *pkt)
 	return (pkt->family == ETH_P_IP ? pkt->ip4->ttl : pkt->ip6->hop_limit) <= 1;
 }
 
+/* ---- The next hop ---- */
+
+static __always_inline void ask_route4(const struct lab_packet *pkt, const struct backend *backend, bool to_backend,
+				       struct bpf_fib_lookup *fib)
+{
+	fib->family = AF_INET;
+	fib->tos = pkt->ip4->tos;
+	fib->ipv4_src = to_backend ? pkt->ip4->saddr : backend->vip.s6_addr32[3];
+	fib->ipv4_dst = to_backend ? backend->address.s6_addr32[3] : pkt->ip4->daddr;
+}
+
+static __always_inline void ask_route6(const struct lab_packet *pkt, const struct backend *backend, bool to_backend,
+				       struct bpf_fib_lookup *fib)
+{
+	struct in6_addr source = to_backend ? source_of(pkt) : backend->vip;
+	struct in6_addr dest = to_backend ? backend->address : dest_of(pkt);
+
+	fib->family = AF_INET6;
+	__builtin_memcpy(fib->ipv6_src, &source, sizeof(source));
+	__builtin_memcpy(fib->ipv6_dst, &dest, sizeof(dest));
+}
+
+/* The kernel puts a gateway's address in place of the destination: DIRECT needs the backend itself on the wire. */
+static __always_inline bool is_on_link(const struct lab_packet *pkt, const struct backend *backend,
+				       const struct bpf_fib_lookup *fib)
+{
+	const __u32 *address = backend->address.s6_addr32;
+
+	if (pkt->family == ETH_P_IP)
+		return fib->ipv4_dst == address[3];
+	return fib->ipv6_dst[0] == address[0] && fib->ipv6_dst[1] == address[1] && fib->ipv6_dst[2] == address[2] &&
+	       fib->ipv6_dst[3] == address[3];
+}
+
+/* Sets the flow's hop from the routing table and the neighbours; its ifindex is 0 where these have no answer. */
+static __noinline void find_hop(struct xdp_md *ctx, const struct lab_packet *pkt, const struct backend *backend,
+				struct flow *flow)
+{
+	bool to_backend = flow->direction == TO_BACKEND;
+	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex, .l4_protocol = pkt->protocol };
+
+	flow->hop.ifindex = 0;
+	if (pkt->family == ETH_P_IP)
+		ask_route4(pkt, backend, to_backend, &fib);
+	else
+		ask_route6(pkt, backend, to_backend, &fib);
+	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+		return;
+	if (backend->forwarding == DIRECT && !is_on_link(pkt, backend, &fib))
+		return;
+	__builtin_memcpy(flow->hop.dest, fib.dmac, ETH_ALEN);
+	__builtin_memcpy(flow->hop.source, fib.smac, ETH_ALEN);
+	flow->hop.ifindex = fib.ifindex;
+	flow->hop_until_s = flow->seen_ns / NS_PER_S + hop_refresh_s;
+}
+
 /* ---- A new flow ---- */
 
 /* The 5-tuple, 40 bytes, as the five numbers that a BPF function can take. Not static, for the same reason as pick().
@@ -459,8 +515,40 @@ static __always_inline bool is_taken(const struct flow *reply, __u32 id, __u64 n
 	return owner && owner->generation == reply->generation;
 }
 
-static __always_inline enum outcome add_flow4(const struct lab_packet *pkt, const struct backend *backend,
-					      struct flow *fresh)
+/* The entry that a NAT backend's reply will find; false when another flow has it. Its hop is asked for by the reply. */
+static __always_inline bool add_reply4(const struct lab_packet *pkt, const struct backend *backend, struct flow *fresh)
+{
+	struct flow_key4 key = {
+		.source = backend->address.s6_addr32[3],
+		.dest = pkt->ip4->saddr,
+		.sport = backend->port,
+		.dport = pkt->sport,
+		.protocol = pkt->protocol,
+	};
+
+	if (is_taken(bpf_map_lookup_elem(&flows4, &key), fresh->backend, fresh->seen_ns))
+		return false;
+	bpf_map_update_elem(&flows4, &key, fresh, BPF_ANY);
+	return true;
+}
+
+static __always_inline bool add_reply6(const struct lab_packet *pkt, const struct backend *backend, struct flow *fresh)
+{
+	struct flow_key6 key = {
+		.source = backend->address,
+		.dest = source_of(pkt),
+		.sport = backend->port,
+		.dport = pkt->sport,
+		.protocol = pkt->protocol,
+	};
+
+	if (is_taken(bpf_map_lookup_elem(&flows6, &key), fresh->backend, fresh->seen_ns))
+		return false;
+	bpf_map_update_elem(&flows6, &key, fresh, BPF_ANY);
+	return true;
+}
+
+static __always_inline void add_request4(const struct lab_packet *pkt, struct flow *fresh)
 {
 	struct flow_key4 key = {
 		.source = pkt->ip4->saddr,
@@ -469,27 +557,11 @@ static __always_inline enum outcome add_flow4(const struct lab_packet *pkt, cons
 		.dport = pkt->dport,
 		.protocol = pkt->protocol,
 	};
-	struct flow_key4 reply = {
-		.source = backend->address.s6_addr32[3],
-		.dest = key.source,
-		.sport = backend->port,
-		.dport = key.sport,
-		.protocol = key.protocol,
-	};
 
-	if (backend->forwarding == NAT) {
-		if (is_taken(bpf_map_lookup_elem(&flows4, &reply), fresh->backend, fresh->seen_ns))
-			return AMBIGUOUS;
-		fresh->direction = TO_CLIENT;
-		bpf_map_update_elem(&flows4, &reply, fresh, BPF_ANY);
-	}
-	fresh->direction = TO_BACKEND;
 	bpf_map_update_elem(&flows4, &key, fresh, BPF_ANY);
-	return FORWARDED;
 }
 
-static __always_inline enum outcome add_flow6(const struct lab_packet *pkt, const struct backend *backend,
-					      struct flow *fresh)
+static __always_inline void add_request6(const struct lab_packet *pkt, struct flow *fresh)
 {
 	struct flow_key6 key = {
 		.source = source_of(pkt),
@@ -498,23 +570,22 @@ static __always_inline enum outcome add_flow6(const struct lab_packet *pkt, cons
 		.dport = pkt->dport,
 		.protocol = pkt->protocol,
 	};
-	struct flow_key6 reply = {
-		.source = backend->address,
-		.dest = key.source,
-		.sport = backend->port,
-		.dport = key.sport,
-		.protocol = key.protocol,
-	};
 
-	if (backend->forwarding == NAT) {
-		if (is_taken(bpf_map_lookup_elem(&flows6, &reply), fresh->backend, fresh->seen_ns))
-			return AMBIGUOUS;
-		fresh->direction = TO_CLIENT;
-		bpf_map_update_elem(&flows6, &reply, fresh, BPF_ANY);
-	}
-	fresh->direction = TO_BACKEND;
 	bpf_map_update_elem(&flows6, &key, fresh, BPF_ANY);
-	return FORWARDED;
+}
+
+static __always_inline bool add_reply(const struct lab_packet *pkt, const struct backend *backend, struct flow *fresh)
+{
+	fresh->direction = TO_CLIENT;
+	return pkt->family == ETH_P_IP ? add_reply4(pkt, backend, fresh) : add_reply6(pkt, backend, fresh);
+}
+
+static __noinline void add_request(const struct lab_packet *pkt, struct flow *fresh)
+{
+	if (pkt->family == ETH_P_IP)
+		add_request4(pkt, fresh);
+	else
+		add_request6(pkt, fresh);
 }
 
 static __always_inline void count_flow(__u32 service, __u32 id)
@@ -534,7 +605,6 @@ static __noinline enum outcome open_flow(const struct lab_packet *pkt, struct fl
 	struct vip vip = { .address = dest_of(pkt), .port = pkt->dport, .protocol = pkt->protocol };
 	struct service *service = bpf_map_lookup_elem(&vips, &vip);
 	struct backend *backend;
-	enum outcome outcome;
 	int picked;
 
 	if (!service)
@@ -549,66 +619,11 @@ static __noinline enum outcome open_flow(const struct lab_packet *pkt, struct fl
 	if (!backend)
 		return NO_BACKEND;
 	fresh->generation = backend->generation;
-	outcome = pkt->family == ETH_P_IP ? add_flow4(pkt, backend, fresh) : add_flow6(pkt, backend, fresh);
-	if (outcome == FORWARDED)
-		count_flow(service->id, fresh->backend);
-	return outcome;
-}
-
-/* ---- The next hop ---- */
-
-static __always_inline void ask_route4(const struct lab_packet *pkt, const struct backend *backend, bool to_backend,
-				       struct bpf_fib_lookup *fib)
-{
-	fib->family = AF_INET;
-	fib->tos = pkt->ip4->tos;
-	fib->ipv4_src = to_backend ? pkt->ip4->saddr : backend->vip.s6_addr32[3];
-	fib->ipv4_dst = to_backend ? backend->address.s6_addr32[3] : pkt->ip4->daddr;
-}
-
-static __always_inline void ask_route6(const struct lab_packet *pkt, const struct backend *backend, bool to_backend,
-				       struct bpf_fib_lookup *fib)
-{
-	struct in6_addr source = to_backend ? source_of(pkt) : backend->vip;
-	struct in6_addr dest = to_backend ? backend->address : dest_of(pkt);
-
-	fib->family = AF_INET6;
-	__builtin_memcpy(fib->ipv6_src, &source, sizeof(source));
-	__builtin_memcpy(fib->ipv6_dst, &dest, sizeof(dest));
-}
-
-/* The kernel puts a gateway's address in place of the destination: DIRECT needs the backend itself on the wire. */
-static __always_inline bool is_on_link(const struct lab_packet *pkt, const struct backend *backend,
-				       const struct bpf_fib_lookup *fib)
-{
-	const __u32 *address = backend->address.s6_addr32;
-
-	if (pkt->family == ETH_P_IP)
-		return fib->ipv4_dst == address[3];
-	return fib->ipv6_dst[0] == address[0] && fib->ipv6_dst[1] == address[1] && fib->ipv6_dst[2] == address[2] &&
-	       fib->ipv6_dst[3] == address[3];
-}
-
-/* Sets the flow's hop from the routing table and the neighbours; its ifindex is 0 where these have no answer. */
-static __noinline void find_hop(struct xdp_md *ctx, const struct lab_packet *pkt, const struct backend *backend,
-				struct flow *flow, __u32 now_s)
-{
-	bool to_backend = flow->direction == TO_BACKEND;
-	struct bpf_fib_lookup fib = { .ifindex = ctx->ingress_ifindex, .l4_protocol = pkt->protocol };
-
-	flow->hop.ifindex = 0;
-	if (pkt->family == ETH_P_IP)
-		ask_route4(pkt, backend, to_backend, &fib);
-	else
-		ask_route6(pkt, backend, to_backend, &fib);
-	if (bpf_fib_lookup(ctx, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
-		return;
-	if (backend->forwarding == DIRECT && !is_on_link(pkt, backend, &fib))
-		return;
-	__builtin_memcpy(flow->hop.dest, fib.dmac, ETH_ALEN);
-	__builtin_memcpy(flow->hop.source, fib.smac, ETH_ALEN);
-	flow->hop.ifindex = fib.ifindex;
-	flow->hop_until_s = now_s + hop_refresh_s;
+	if (backend->forwarding == NAT && !add_reply(pkt, backend, fresh))
+		return AMBIGUOUS;
+	fresh->direction = TO_BACKEND;
+	count_flow(service->id, fresh->backend);
+	return FORWARDED;
 }
 
 /* ---- Rewriting ---- */
@@ -697,7 +712,7 @@ static __always_inline int forward(struct xdp_md *ctx, struct lab_packet *pkt, s
 	if (backend->forwarding == NAT && expires(pkt))
 		return finish(XDP_PASS, TTL_EXPIRED, ctx);
 	if (!flow->hop.ifindex || (__s32)(now_s - flow->hop_until_s) >= 0)
-		find_hop(ctx, pkt, backend, flow, now_s);
+		find_hop(ctx, pkt, backend, flow);
 
 	count(bpf_map_lookup_elem(&service_counts, &service), flow->direction, bytes);
 	count(bpf_map_lookup_elem(&backend_counts, &id), flow->direction, bytes);
@@ -727,6 +742,9 @@ static __noinline int forward_first(struct xdp_md *ctx, struct lab_packet *pkt, 
 		return finish(XDP_DROP, outcome, ctx);
 	if (known)
 		note(REOPENED);
+	/* First the hop, so that the entry has it for the packets to come. */
+	find_hop(ctx, pkt, backend, &fresh);
+	add_request(pkt, &fresh);
 	return forward(ctx, pkt, &fresh, backend, now_ns);
 }
 
