@@ -134,11 +134,22 @@ class Namespace:
 
     def __init__(self, name: str, netns_fd: int, route_socket: RouteSocket) -> None:
         self.name = name
-        self.netns_fd = netns_fd
+        self._netns_fd: int | None = netns_fd
         self.route_socket = route_socket
         self.processes: list[subprocess.Popen[Any]] = []
         self._interfaces: Mapping[str, Interface] = {}
         self._find: Callable[[str], Interface] | None = None
+
+    @property
+    def netns_fd(self) -> int:
+        """Its descriptor; NetworkError once the network is down: the number may mean another namespace by then."""
+        if self._netns_fd is None:
+            raise NetworkError(f"{self.name} is gone: its network is down", mend="use it inside the with block")
+        return self._netns_fd
+
+    def forget(self) -> None:
+        """The network's part: the descriptor is about to be closed."""
+        self._netns_fd = None
 
     def adopt(self, interfaces: Mapping[str, Interface], find: Callable[[str], Interface]) -> None:
         """The network's part: which interfaces are here (by short name), and where to find the others."""

@@ -131,6 +131,7 @@ class Network:
             route_socket = RouteSocket()
             self.on_close(f"close the netlink socket of {spec.name}", route_socket.close)
             namespace = Namespace(spec.name, descriptor, route_socket)
+            self.on_close(f"forget {spec.name}", namespace.forget)
             self.on_close(f"end the processes of {spec.name}", partial(_end_processes, namespace))
             self._namespaces[spec.name] = namespace
             if early is None:

@@ -160,5 +160,5 @@ def _turn_off(control: socket.socket, name: str) -> None:
 def _place(target: Any) -> Place:
     try:
         return (*netns.identity(target.netns_fd), target.ifindex)
-    except OSError:  # its network is closed
+    except (OSError, LabError):  # its network is down
         return (0, 0, target.ifindex)
