@@ -71,11 +71,11 @@ def bench() -> Bench:
 
 
 def _topology(request: pytest.FixtureRequest) -> Topology:
+    from lab.net.topology import Topology
+
     marker = request.node.get_closest_marker("topology")
-    if marker and marker.args:
-        return marker.args[0]
-    topology = getattr(request.module, "TOPOLOGY", None)
-    if topology is None:
+    topology = marker.args[0] if marker and marker.args else getattr(request.module, "TOPOLOGY", None)
+    if not isinstance(topology, Topology):
         raise LabError(
             f"bring up `net` for {request.node.name}: {request.path.name} describes no topology",
             mend='TOPOLOGY = Topology.pair("client", "server") at its top, or @pytest.mark.topology(...)',

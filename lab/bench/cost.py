@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab import instruments
+from lab.bench.path import counted
 from lab.bench.pinned import pinned
 from lab.errors import MeasurementError
 from lab.kernel.bpf import prog_test_run
@@ -50,7 +51,7 @@ def measure_cost(
         for pair in range(pairs):
             for driver in (loaded, floor) if pair % 2 else (floor, loaded):
                 samples[driver.arm].append(driver.time(repeat))
-    return _measurement(program, subject or f"{flows:,} flow{'s' * (flows > 1)}", flows, samples, below_ns)
+    return _measurement(program, subject or counted(flows), flows, samples, below_ns)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ leaves the source and another when it arrives behind the program; on one CPU not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -133,7 +133,7 @@ def _measurement(
     )
 
 
-def _interval(samples: dict[str, Sequence[int]]) -> tuple[float, float]:
+def _interval(samples: Mapping[str, Sequence[int]]) -> tuple[float, float]:
     """Of the difference of medians: the intervals of both arms, taken at their worst together."""
     low, high = statistics.median_interval(samples["with"])
     bare_low, bare_high = statistics.median_interval(samples["without"])

@@ -42,3 +42,8 @@ class Path:
         """For the subject of a measurement: "server/eth0, native"."""
         words = [self.at, *(str(each.value) for each in (self.mode, self.direction) if each)]
         return ", ".join(words)
+
+
+def counted(flows: int) -> str:
+    """ "1 flow", "65,536 flows"."""
+    return f"{flows:,} flow{'s' * (flows != 1)}"

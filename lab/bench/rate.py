@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from lab.bench.path import Path
+from lab.bench.path import Path, counted
 from lab.bench.pinned import pinned
 from lab.errors import MeasurementError
 from lab.model import statistics
@@ -18,7 +18,7 @@ from lab.model.measurement import Limit, Measurement, Trial
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
-    from lab.traffic.network import Network
+    from lab.traffic.flood import Flood
 
 METHOD = "live_frames"
 SEARCH_STEPS = 6
@@ -41,39 +41,38 @@ def measure_rate(
     for the median. Everything runs on one CPU: generator and program share it, so this is what one core does.
     MeasurementError when even a slow stream loses frames.
     """
+    from lab.traffic.flood import Flood
     from lab.traffic.network import Network
 
     with Network(path.topology) as network:
         if path.prepare:
             path.prepare(network)
-        with path.attach(program, network), pinned():
-            template = frame(network) if callable(frame) else frame
-            highest = _flood(network, path, template, flows, trial_s, None)
-            rate = _without_loss(network, path, template, flows, trial_s, highest)
-            kept = [_flood(network, path, template, flows, trial_s, rate) for _ in range(trials)]
-    return _measurement(program, subject or f"{path.how}, {flows:,} flows", flows, kept, highest, above_pps)
+        template = frame(network) if callable(frame) else frame
+        with (
+            path.attach(program, network),
+            Flood(network.interface(path.source), template, flows=flows) as flood,
+            pinned(),
+        ):
+            highest = flood.run(seconds=trial_s)
+            rate = _without_loss(flood, trial_s, highest)
+            kept = [flood.run(seconds=trial_s, rate_pps=rate) for _ in range(trials)]
+    return _measurement(program, subject or f"{path.how}, {counted(flows)}", flows, kept, highest, above_pps)
 
 
-def _flood(network: Network, path: Path, frame: Any, flows: int, trial_s: float, rate_pps: float | None) -> Delivery:
-    return network.flood(path.source, frame, flows=flows, seconds=trial_s, rate_pps=rate_pps)
-
-
-def _without_loss(
-    network: Network, path: Path, frame: Any, flows: int, trial_s: float, highest: Delivery
-) -> float | None:
+def _without_loss(flood: Flood, trial_s: float, highest: Delivery) -> float | None:
     """The highest rate without loss: None (as fast as it goes) when the unpaced trial lost nothing."""
     if not highest.lost:
         return None
     low, high = 0.0, highest.offered / highest.duration_s
     for _ in range(SEARCH_STEPS):
         rate = (low + high) / 2
-        if _flood(network, path, frame, flows, trial_s, rate).lost:
+        if flood.run(seconds=trial_s, rate_pps=rate).lost:
             high = rate
         else:
             low = rate
     if not low:
         raise MeasurementError(
-            f"measure the rate at {path.at}: {high:,.0f} packets/s still lose frames",
+            f"measure the rate from {flood.source.name}: {high:,.0f} packets/s still lose frames",
             mend="look at the counters of the interfaces on the path: is one without a receiver for XDP_TX?",
         )
     return low

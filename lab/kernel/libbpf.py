@@ -106,11 +106,14 @@ def vsnprintf(text: bytes, arguments: int) -> str:
     return buffer.value.decode(errors="replace")
 
 
-@_PRINT
 def _listener(level: int, text: bytes, arguments: int) -> int:
     if level < 2 and hasattr(_said, "lines"):  # LIBBPF_WARN and LIBBPF_INFO
         _said.lines.append(vsnprintf(text, arguments).rstrip().removeprefix("libbpf: "))
     return 0
+
+
+_callback = _PRINT(_listener)
+"""Kept here: libbpf keeps the address only."""
 
 
 def listen() -> list[str]:
@@ -119,7 +122,7 @@ def listen() -> list[str]:
     Registered anew before each use: importing bcc takes the one callback over.
     """
     _said.lines = []
-    library().libbpf_set_print(_listener)
+    library().libbpf_set_print(_callback)
     lines: list[str] = _said.lines
     return lines
 

@@ -116,4 +116,6 @@ def _address(topology: Topology, name: str, family: int) -> str:
 
 
 def _topology(net: Network | Topology) -> Topology:
-    return getattr(net, "topology", net)  # type: ignore[return-value]
+    from lab.net.topology import Topology
+
+    return net if isinstance(net, Topology) else net.topology

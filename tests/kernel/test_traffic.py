@@ -87,7 +87,8 @@ def test_an_exchange_shows_the_frame_at_every_place(net: Network) -> None:
     expect(received["dut/eth0"]).equals(sent)
     (arrived,) = received["server/eth0"]
     assert (arrived.ttl, arrived.load) == (63, b"whole")
-    assert received["dut/eth1"] == []
+    (answer,) = received["dut/eth1"]
+    assert answer.haslayer("ICMP"), "nobody listens on port 9, and the server says so"
 
 
 def test_an_exchange_keeps_tags(net: Network) -> None:
@@ -172,5 +173,5 @@ def test_iperf3_fails_in_its_own_words(net: Network, bpf: Loader) -> None:
     """iperf3 3.12 exits with 0 when it failed: the lab reads what it says."""
     with pytest.raises(TrafficError, match="whole number"):
         net.iperf3("client", "server", seconds=0.5)
-    with pytest.raises(TrafficError, match="iperf3 failed"):
+    with pytest.raises(TrafficError, match="too large \\(maximum = 128\\)"):
         net.iperf3("client", "server", parallel=999)

@@ -1,0 +1,109 @@
+"""The instruments: what costs nothing measures as nothing, and what was not measured is an error."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path as File
+
+import pytest
+
+from lab import Mode, Topology
+from lab.bench.bench import Bench
+from lab.bench.path import Path
+from lab.bench.pinned import pinned
+from lab.bpf.loader import Loader
+from lab.errors import MeasurementError, TrafficError
+from lab.model.journal import journal
+from lab.traffic import frames
+
+PAIR = Topology.pair("client", "server")
+CHAIN = Topology.chain("client", "dut", "server")
+STRAIGHT = Path(PAIR, source="client/eth0", at="server/eth0", sink="server/eth0", mode=Mode.NATIVE)
+FRAME = bytes(frames.udp(PAIR, "client", "server", dst_port=9, payload=bytes(18)))
+SOURCES = File(__file__).parents[1] / "bpf"
+
+
+@pytest.fixture
+def busy(bpf: Loader):
+    """Passes frames, after a number of multiplications that a knob sets."""
+    return lambda rounds: bpf.load(SOURCES / "busy.bpf.c", rounds=rounds)
+
+
+def test_an_empty_program_costs_nothing(bpf: Loader, bench: Bench, busy) -> None:
+    """The floor is subtracted: what is left of nothing is far below any real program, and grows with work."""
+    nothing, some, much = (bench.cost(busy(rounds), FRAME, flows=[1])[0] for rounds in (0, 100, 1000))
+    assert abs(nothing.p50) < 15
+    assert nothing.p50 + 10 < some.p50 < much.p50
+    assert nothing.unit == "ns/packet"
+    assert nothing.interval[0] <= nothing.p50 <= nothing.interval[1]
+
+
+@pytest.mark.parametrize("ip", [4, 6])
+def test_every_flow_reaches_the_program(bpf: Loader, bench: Bench, ip: int) -> None:
+    """4,096 flows are 4,096 sources to the program, not one frame over and over."""
+    program = bpf.load(SOURCES / "sources.bpf.c")
+    frame = frames.tcp(PAIR, "client", "server", dst_port=9, ip=ip, payload=bytes(18))
+    (measured,) = bench.cost(program, frame, flows=[4096], pairs=3)
+    assert len(program.maps["sources"]) == 4096
+    assert measured.trials[0].facts["flows"] == 4096
+
+
+def test_a_tc_program_is_measured_too(bpf: Loader, bench: Bench) -> None:
+    """The driver for tc restores the frame and calls the program."""
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_tc")
+    (measured,) = bench.cost(program, FRAME, flows=[16], pairs=3)
+    assert measured.summary["n"] == 3
+    assert program.globals["dropped"] > 2000
+
+
+def test_added_latency_is_a_distribution_over_two_paths(bench: Bench, busy) -> None:
+    """Both arms have every sample; a busy program adds more than an idle one; the limit is on p99."""
+    idle = bench.added_latency(busy(0), STRAIGHT, FRAME, frames=1000, below_ns=1e9)
+    working = bench.added_latency(busy(5000), STRAIGHT, FRAME, frames=1000)
+    assert [len(trial.samples) for trial in idle.trials] == [1000, 1000]
+    assert working.p50 > idle.p50 + 500
+    assert idle.limit is not None
+    assert idle.limit.statistic == "p99"
+
+
+def test_lost_frames_are_no_latency(bpf: Loader, bench: Bench) -> None:
+    """A program that drops gives no number but an error that says how many arrived."""
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
+    with pytest.raises(MeasurementError, match="0 of 1200 frames arrived with the program"):
+        bench.added_latency(program, STRAIGHT, FRAME, frames=1000)
+
+
+@pytest.mark.needs("live_frames")
+def test_a_rate_without_loss_is_counted(bpf: Loader, bench: Bench) -> None:
+    """Every frame that the rate claims was seen by the program."""
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
+    measured = bench.rate(program, STRAIGHT, FRAME, flows=64, trials=3, trial_s=0.02)
+    assert measured.p50 > 10_000
+    assert program.globals["dropped"] >= measured.trials[0].facts["offered"] - measured.summary["lost"]
+
+
+def test_what_cannot_be_measured_is_said(bpf: Loader, bench: Bench) -> None:
+    """Flows that are no power of two, frames without ports, types without a driver, too many frames."""
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
+    with pytest.raises(MeasurementError, match="3 flows: not a power of two"):
+        bench.cost(program, FRAME, flows=[3])
+    with pytest.raises(TrafficError, match="vary the flows"):
+        bench.cost(program, bytes(60), flows=[1])
+    with pytest.raises(MeasurementError, match="100 to"):
+        bench.added_latency(program, STRAIGHT, FRAME, frames=1_000_000)
+
+
+def test_measurements_are_noted(bench: Bench, busy) -> None:
+    """What a benchmark measures is in the journal, and so in the stored run."""
+    with journal() as kept:
+        bench.cost(busy(0), FRAME, flows=[1], pairs=3)
+    assert [each["metric"] for each in kept.of("measurement")] == ["cost"]
+
+
+def test_the_thread_is_free_again_after_measuring() -> None:
+    """The CPU affinity is what it was, also when the measurement fails."""
+    before = os.sched_getaffinity(0)
+    with pytest.raises(RuntimeError), pinned() as cpu:
+        assert os.sched_getaffinity(0) == {cpu}
+        raise RuntimeError
+    assert os.sched_getaffinity(0) == before
