@@ -341,6 +341,12 @@ static __always_inline int finish(int action, enum outcome outcome, const struct
 	return lab_verdict(action, ctx->data_end - ctx->data);
 }
 
+/* Not from ctx: clang may keep its 32-bit fields, which are pointers to the verifier, in half a stack slot. */
+static __always_inline __u64 frame_bytes(const struct lab_packet *pkt)
+{
+	return pkt->end - (void *)pkt->eth;
+}
+
 /* ---- Form ---- */
 
 static __always_inline bool carries_whole_tcp(const struct lab_packet *pkt)
@@ -697,15 +703,15 @@ static __always_inline int leave(struct xdp_md *ctx, struct lab_packet *pkt, con
 	__builtin_memcpy(pkt->eth->h_dest, hop->dest, ETH_ALEN);
 	__builtin_memcpy(pkt->eth->h_source, hop->source, ETH_ALEN);
 	if (hop->ifindex == ctx->ingress_ifindex)
-		return lab_verdict(XDP_TX, ctx->data_end - ctx->data);
-	return lab_verdict(bpf_redirect(hop->ifindex, 0), ctx->data_end - ctx->data);
+		return lab_verdict(XDP_TX, frame_bytes(pkt));
+	return lab_verdict(bpf_redirect(hop->ifindex, 0), frame_bytes(pkt));
 }
 
 static __always_inline int forward(struct xdp_md *ctx, struct lab_packet *pkt, struct flow *flow,
 				   const struct backend *backend, __u64 now_ns)
 {
 	bool to_backend = flow->direction == TO_BACKEND;
-	__u64 bytes = ctx->data_end - ctx->data;
+	__u64 bytes = frame_bytes(pkt);
 	__u32 now_s = now_ns / NS_PER_S;
 	__u32 service = backend->service, id = flow->backend;
 
