@@ -16,6 +16,7 @@
  *   ... no neighbour or route yet  NAT: rewritten, XDP_PASS: the kernel resolves, forwards or refuses it
  *                                  DIRECT: XDP_DROP (resolve neighbours by health checks)
  *   ... TTL or hop limit 0 or 1    NAT: XDP_PASS, unchanged: the kernel answers "time exceeded" (RFC 1812, 5.3.1)
+ *                                  if it has a route for the service's address; keep that off its own interfaces
  *                                  DIRECT: as any other; a layer-2 hop takes nothing from it
  *   ... no backend is ACTIVE       XDP_DROP
  *   ... reply would be ambiguous   XDP_DROP (one client port talks to one backend port through two services)
