@@ -2,8 +2,9 @@
 /*
  * Counts every verdict, packets and bytes, and hands it back: `return lab_verdict(XDP_DROP, bytes);`
  *
- * The counters are a per-CPU array named `verdicts`, one slot a return code of the hook (XDP_ABORTED is 0 ... ). A
- * tc program, whose TC_ACT_UNSPEC is -1, defines LAB_VERDICT_BASE as 1.
+ * The counters are a per-CPU array named `verdicts`, one slot a return code of the hook, keyed by an enum so that a
+ * reader can ask for "XDP_DROP" by name. A tc program defines LAB_HOOK_TC first, and includes this header before
+ * linux/pkt_cls.h: there the names are macros, here they are an enum's, one higher since TC_ACT_UNSPEC is -1.
  */
 #ifndef LAB_VERDICT_H
 #define LAB_VERDICT_H
@@ -13,11 +14,29 @@
 
 #include <bpf/bpf_helpers.h>
 
-#ifndef LAB_VERDICT_BASE
+#ifdef LAB_HOOK_TC
+#ifdef __LINUX_PKT_CLS_H
+#error "include lab/verdict.h before linux/pkt_cls.h"
+#endif
+enum tc_action {
+	TC_ACT_UNSPEC,
+	TC_ACT_OK,
+	TC_ACT_RECLASSIFY,
+	TC_ACT_SHOT,
+	TC_ACT_PIPE,
+	TC_ACT_STOLEN,
+	TC_ACT_QUEUED,
+	TC_ACT_REPEAT,
+	TC_ACT_REDIRECT,
+};
+#define LAB_VERDICT_KEY	 enum tc_action
+#define LAB_VERDICTS	 9
+#define LAB_VERDICT_BASE 1
+#else
+#define LAB_VERDICT_KEY	 enum xdp_action
+#define LAB_VERDICTS	 5
 #define LAB_VERDICT_BASE 0
 #endif
-
-#define LAB_VERDICTS 16
 
 struct lab_count {
 	__u64 packets;
@@ -27,7 +46,7 @@ struct lab_count {
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, LAB_VERDICTS);
-	__type(key, __u32);
+	__type(key, LAB_VERDICT_KEY);
 	__type(value, struct lab_count);
 } verdicts SEC(".maps");
 
