@@ -71,6 +71,10 @@ class VerifierError(LoadError):
     log: str = ""
 
 
+class RunError(LabError):
+    """BPF_PROG_RUN refused a frame, a context or a type of program."""
+
+
 class AttachError(LabError):
     """A loaded program could not be attached."""
 

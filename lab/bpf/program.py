@@ -2,35 +2,20 @@
 
 from __future__ import annotations
 
-import errno
-import mmap
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+import difflib
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from lab.bpf.context import LAYOUTS, decode_context, encode_context
-from lab.bpf.layout import Layout
+from lab.bpf import run as runs
+from lab.bpf.globals import Globals
+from lab.bpf.run import RunResult as RunResult
 from lab.errors import LoadError, MapError
-from lab.kernel import bpf, libbpf, netns
-from lab.model.action import Action, Direction, Mode
+from lab.model.action import Direction, Mode
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachment
-    from lab.model.target import InterfaceTarget
-
-FAMILIES = {
-    "xdp": "xdp",
-    "sched_cls": "tc",
-    "sched_act": "tc",
-    "cgroup_skb": "sk",
-    "sk_skb": "sk",
-    "sk_msg": "sk",
-    "sk_lookup": "sk",
-    "sk_reuseport": "sk",
-}
-"""Whose verdict names the return codes of a program type are."""
+    from lab.model.target import NamespaceTarget
 
 
 @dataclass(frozen=True)
@@ -41,11 +26,16 @@ class Facts:
     section: str
     type: str
     instructions: int
+    """As compiled."""
     verified_instructions: int
+    """That the verifier walked, all paths together."""
     xlated_bytes: int
     jited_bytes: int
+    """0 where the JIT is off."""
     stack_bytes: int
+    """Of the program and its functions, added up."""
     load_ms: float
+    """Of the whole object, in the kernel and in libbpf."""
     maps: tuple[str, ...]
 
     def as_dict(self) -> dict[str, Any]:
@@ -53,66 +43,12 @@ class Facts:
         return {**asdict(self), "maps": list(self.maps)}
 
 
-@dataclass(frozen=True)
-class RunResult:
-    """What a program did with a frame under BPF_PROG_RUN."""
+class Maps(dict[str, Any]):
+    """The maps of an object by name; one that is not there is a MapError that lists those that are."""
 
-    number: int
-    """The return code, as the kernel gave it (signed for tc)."""
-    frame: bytes
-    """The frame as the program left it."""
-    context: Mapping[str, Any] = field(default_factory=dict)
-    duration_ns: int = 0
-    """Mean of one round in whole ns, PROG_RUN's own 25 ns included."""
-    family: str = ""
-
-    @property
-    def action(self) -> Action:
-        """The verdict by its kernel name; LoadError for a code that this hook gives no meaning."""
-        try:
-            return Action.of(self.family, self.number)
-        except ValueError:
-            raise LoadError(
-                f"name the verdict {self.number}: a hook of family {self.family or 'none'} gives it no meaning",
-                mend="look at result.number",
-            ) from None
-
-
-class Globals:
-    """The program's .data and .bss variables, shared with it in memory: reads and writes cost no system call."""
-
-    def __init__(self, variables: Mapping[str, tuple[int, int, Layout]]) -> None:
-        self._variables = variables  # name: (map descriptor, offset, layout)
-        self._memory: dict[int, mmap.mmap] = {}
-
-    def __getitem__(self, name: str) -> Any:
-        memory, at, layout = self._find(name)
-        return layout.decode(memory[at : at + layout.size])
-
-    def __setitem__(self, name: str, value: Any) -> None:
-        memory, at, layout = self._find(name)
-        memory[at : at + layout.size] = layout.encode(value)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._variables)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._variables
-
-    def _find(self, name: str) -> tuple[mmap.mmap, int, Layout]:
-        if name not in self._variables:
-            raise MapError(f"there is no global {name!r}", mend=f"there are {', '.join(self._variables) or 'none'}")
-        fd, at, layout = self._variables[name]
-        if fd not in self._memory:
-            _, _, _, value_bytes, _ = bpf.map_facts(fd)
-            self._memory[fd] = mmap.mmap(fd, (value_bytes + mmap.PAGESIZE - 1) & ~(mmap.PAGESIZE - 1))
-        return self._memory[fd], at, layout
-
-    def close(self) -> None:
-        """Unmaps the memory; the program calls it."""
-        for memory in self._memory.values():
-            memory.close()
-        self._memory.clear()
+    def __missing__(self, name: str) -> Any:
+        close = difflib.get_close_matches(name, self) or list(self)
+        raise MapError(f"there is no map {name!r}", mend=f"there are {', '.join(close) or 'none'}")
 
 
 @dataclass
@@ -121,7 +57,7 @@ class Loaded:
 
     path: str
     stem: str
-    maps: Mapping[str, Any]
+    maps: Maps
     globals: Globals
     release: Callable[[], None]
     programs: dict[str, Program] = field(default_factory=dict)
@@ -138,7 +74,7 @@ class Loaded:
 
 
 class Program:
-    """A loaded program. Of an object with several it is one that was chosen, or none yet.
+    """A loaded program. Of an object with several it is the one that was chosen, or named as its file, or none yet.
 
     Use it as a context manager, or let the fixture `bpf` close it.
     """
@@ -150,18 +86,18 @@ class Program:
         self.expected_attach_type = expected_attach_type
 
     @property
-    def maps(self) -> Mapping[str, Any]:
+    def maps(self) -> Maps:
         """The object's maps by name, typed by BTF."""
         return self._loaded.maps
 
     @property
     def globals(self) -> Globals:
-        """The object's writable globals: `program.globals["sent"]`."""
+        """The object's globals: `program.globals["sent"]`."""
         return self._loaded.globals
 
     @property
     def programs(self) -> Mapping[str, Program]:
-        """All programs of the object, by function name."""
+        """All programs of the object that were loaded, by function name."""
         return self._loaded.programs
 
     @property
@@ -170,22 +106,27 @@ class Program:
         return self._loaded.stem
 
     @property
+    def path(self) -> str:
+        """The object file that it was loaded from."""
+        return self._loaded.path
+
+    @property
     def facts(self) -> Facts:
         """The verifier's figures; LoadError while no program of several is chosen."""
         if self._facts is None:
-            names = ", ".join(self.programs)
+            names = list(self.programs)
             raise LoadError(
-                f"use {self.stem}: the object has {len(self.programs)} programs: {names}",
-                mend=f'bpf.load("{self.stem}", program="{next(iter(self.programs))}"), or .programs["..."]',
+                f"use {self.stem}: the object has {len(names)} programs: {', '.join(names)}",
+                mend=f'bpf.load("{self.stem}", program="{names[0]}"), or .programs["{names[0]}"]',
             )
         return self._facts
 
     @property
     def fd(self) -> int:
-        """Its descriptor."""
-        _ = self.facts
+        """Its descriptor; LoadError when it is closed."""
+        name = self.facts.name
         if self._loaded.closed:
-            raise LoadError(f"use {self.stem}: it is closed", mend="load it again, or use it before the block ends")
+            raise LoadError(f"use {name}: it is closed", mend="load it again, or use it before the block ends")
         return self._fd
 
     @property
@@ -204,40 +145,22 @@ class Program:
         return self.facts.type
 
     def run(
-        self,
-        frame: Any,
-        *,
-        repeat: int = 1,
-        context: Mapping[str, Any] | None = None,
-        ingress: InterfaceTarget | None = None,
+        self, frame: Any = None, *, repeat: int = 1, context: Any = None, ingress: NamespaceTarget | None = None
     ) -> RunResult:
         """BPF_PROG_RUN: the verdict, and the frame as the program left it.
 
-        `frame` is bytes or a scapy packet. With `repeat` each round sees the original frame: the kernel does not reset
-        it, so a program that changes it is run by as many calls, 3 µs each. `ingress` makes the frame come from an
-        interface. LoadError, in the kernel's words, for types of programs that cannot be run so.
+        `frame` is bytes or a scapy packet; types that work on none (sk_lookup, raw tracepoints) take None.
+        `repeat` runs it so often, each time on the frame as given (the kernel would hand every round what the one
+        before left), and gives the last result with the mean time; a round takes 4 µs, so `bench.cost` is what
+        measures. `context` is a dict of the context's fields; of a raw tracepoint, its arguments.
+        `ingress` is an interface that the frame is said to come from, or a namespace that the run happens in.
+        RunError, in the kernel's words, when that cannot be.
         """
-        raw = bytes(frame)
-        given = dict(context or {})
-        if ingress is not None:
-            given["ingress_ifindex"] = ingress.ifindex
-        with netns.inside(ingress.netns_fd) if ingress is not None else nullcontext():
-            first = self._run_raw(raw, 1, given)
-            if repeat == 1:
-                return self._result(first, first.duration_ns)
-            return self._result(first, self._mean_of_rounds(raw, repeat, given, first))
+        return runs.run(self, frame, repeat=repeat, context=context, ingress=ingress)
 
     def run_many(self, frames: Iterable[Any]) -> list[RunResult]:
-        """One run for each frame, 4 µs a call."""
-        fd, family = self.fd, FAMILIES.get(self.type, "")
-        signed = family == "tc"
-        found = []
-        for frame in frames:
-            given = self._attempt(lambda raw=bytes(frame): bpf.prog_test_run(fd, raw))
-            found.append(
-                RunResult(_signed(given.retval) if signed else given.retval, given.data, {}, given.duration_ns, family)
-            )
-        return found
+        """One run for each frame, in order; results have no context."""
+        return runs.run_many(self, frames)
 
     def attach(
         self, target: Any = None, *, mode: Mode | None = None, direction: Direction | None = None, **options: Any
@@ -257,49 +180,9 @@ class Program:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         self.close()
 
     def __repr__(self) -> str:
         about = f"{self._facts.name} {self._facts.type}" if self._facts else f"of {len(self.programs)} programs"
-        return f"<Program {self.stem}: {about}>"
-
-    def _run_raw(self, raw: bytes, repeat: int, given: Mapping[str, Any]) -> bpf.TestRun:
-        context = encode_context(self.type, given, len(raw)) if given or self.type == "xdp" else b""
-        room = LAYOUTS[self.type][0] if self.type in LAYOUTS else 0
-        fd = self.fd
-        return self._attempt(lambda: bpf.prog_test_run(fd, raw, repeat=repeat, context=context, context_bytes=room))
-
-    def _attempt(self, run: Callable[[], bpf.TestRun]) -> bpf.TestRun:
-        try:
-            return run()
-        except OSError as error:
-            mends = {
-                errno.EINVAL: "a frame is at least 14 bytes (Ethernet header); a context must fit the type",
-                524: f"the kernel cannot run programs of type {self.type} so: attach it",
-                errno.EOPNOTSUPP: f"the kernel cannot run programs of type {self.type} so: attach it",
-            }
-            raise LoadError(
-                f"run {self.name} (BPF_PROG_RUN)",
-                kernel=libbpf.sentence(error.errno or 0),
-                mend=mends.get(error.errno or 0, ""),
-            ) from error
-
-    def _mean_of_rounds(self, raw: bytes, repeat: int, given: Mapping[str, Any], first: bpf.TestRun) -> int:
-        if first.data == raw:
-            together = self._run_raw(raw, repeat, given)
-            if together.data == raw:
-                return together.duration_ns
-        spent = first.duration_ns + sum(self._run_raw(raw, 1, given).duration_ns for _ in range(repeat - 1))
-        return round(spent / repeat)
-
-    def _result(self, given: bpf.TestRun, duration_ns: int) -> RunResult:
-        family = FAMILIES.get(self.type, "")
-        number = _signed(given.retval) if family == "tc" else given.retval
-        return RunResult(number, given.data, decode_context(self.type, given.context), duration_ns, family)
-
-
-def _signed(number: int) -> int:
-    return number - (1 << 32) if number >> 31 else number
+        return f"<Program {self.stem}: {about}{', closed' if self._loaded.closed else ''}>"

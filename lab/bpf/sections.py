@@ -1,4 +1,4 @@
-"""Section names that libbpf 1.1 does not know, with the type and attach type that they mean."""
+"""What section names mean where libbpf 1.1 does not know, or refuses, them."""
 
 from __future__ import annotations
 
@@ -18,14 +18,23 @@ ATTACH_TYPES = {
     "sk_skb/verdict": ("sk_skb", 38),  # BPF_SK_SKB_VERDICT, Linux 5.13
     "struct_ops.s": ("struct_ops", 44),  # BPF_STRUCT_OPS
 }
+OLD_BEGINNINGS = {
+    "xdp": ("xdp", 37),
+    "tc": ("sched_cls", 0),
+    "classifier": ("sched_cls", 0),
+    "action": ("sched_act", 0),
+}
+"""Names like "xdp_pass" and "classifier/in", which libbpf took before 1.0 and many programs still have; 37: BPF_XDP."""
 
 
-def meaning(section: str) -> tuple[int, int] | None:
-    """(program type, expected attach type) of a section of this table; None where libbpf knows better."""
+def meaning(section: str, *, unknown_to_libbpf: bool = True) -> tuple[int, int] | None:
+    """(program type, expected attach type) of a section of these tables; None where libbpf knows better."""
     name = section.lstrip("?")
-    while name:
-        if name in ATTACH_TYPES:
-            kind, attach_type = ATTACH_TYPES[name]
-            return PROGRAM_TYPES.index(kind), attach_type
+    found = None
+    while name and not found:
+        found = ATTACH_TYPES.get(name)
         name = name.rpartition("/")[0]
-    return None
+    if not found and unknown_to_libbpf:
+        beginnings = (kind for start, kind in OLD_BEGINNINGS.items() if section.lstrip("?").startswith(start))
+        found = next(beginnings, None)
+    return (PROGRAM_TYPES.index(found[0]), found[1]) if found else None

@@ -13,7 +13,6 @@ from typing import Any
 
 from lab.errors import FeatureMissing
 
-PIN_NONE_OPTS = None
 _PRINT = ctypes.CFUNCTYPE(c_int, c_int, c_char_p, c_void_p)
 SAMPLE = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_size_t)
 PERF_SAMPLE = ctypes.CFUNCTYPE(None, c_void_p, c_int, c_void_p, c_uint32)
@@ -66,6 +65,7 @@ _SIGNATURES: dict[str, tuple[Any, tuple[Any, ...]]] = {
     "bpf_map__max_entries": (c_uint32, (c_void_p,)),
     "bpf_map__set_max_entries": (c_int, (c_void_p, c_uint32)),
     "bpf_map__set_pin_path": (c_int, (c_void_p, c_char_p)),
+    "bpf_map__reuse_fd": (c_int, (c_void_p, c_int)),
     "bpf_map__initial_value": (c_void_p, (c_void_p, POINTER(c_size_t))),
     "bpf_map__set_initial_value": (c_int, (c_void_p, c_void_p, c_size_t)),
     "ring_buffer__new": (c_void_p, (c_int, SAMPLE, c_void_p, c_void_p)),
