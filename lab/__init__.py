@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from lab.bpf.map import Map as Map
     from lab.bpf.program import Program as Program
     from lab.errors import LabError as LabError
+    from lab.kernel.cgroup import Cgroup as Cgroup
     from lab.model.action import Action as Action
     from lab.model.action import Direction as Direction
     from lab.model.action import Mode as Mode
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 _HOME = {
     "Action": "lab.model.action",
     "Attachment": "lab.bpf.attachment",
+    "Cgroup": "lab.kernel.cgroup",
     "Delivery": "lab.model.delivery",
     "Direction": "lab.model.action",
     "Interface": "lab.net.namespace",

@@ -32,7 +32,9 @@ def make_interface_link(program: Attachable, target: Any, attach_type: int, *, f
         with netns.inside(target.netns_fd):  # an ifindex means something in its namespace only
             return make_link(program, target.ifindex, attach_type, flags=flags)
     except NetworkError as error:
-        raise AttachError(f"attach {program.name} to {target.name}", kernel=error.kernel or error.what, mend=GONE) from error
+        raise AttachError(
+            f"attach {program.name} to {target.name}", kernel=error.kernel or error.what, mend=GONE
+        ) from error
 
 
 def route_socket(target: Any) -> RouteSocket:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import struct
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from lab.bpf.attach import receivers
@@ -16,7 +17,7 @@ from lab.bpf.attach.interface import (
     make_interface_link,
     route_socket,
 )
-from lab.bpf.attach.link import Link, refusal
+from lab.bpf.attach.link import refusal
 from lab.bpf.attachment import Attachment
 from lab.errors import AttachError, LabError
 from lab.kernel import netlink
@@ -58,27 +59,19 @@ def attach(program: Attachable, target: Any, *, mode: Mode | None = None, receiv
             f"attach {program.name} to {target.name}: native or generic XDP? mode is {mode!r}",
             mend="mode=Mode.NATIVE (in the driver) or mode=Mode.GENERIC (behind it, slower)",
         )
-    how = f"{mode.value} XDP"
-    receivers.give_way(target)
-    try:
-        link = make_interface_link(program, target, BPF_XDP, flags=FLAGS[mode])
-    except OSError as error:
-        receivers.come_back(target)
-        raise _refusal(program, target, mode, error) from error
-    link.undo.callback(receivers.come_back, target)
-    return _finish(program, target, mode, link, receiver, how)
-
-
-def _finish(program: Attachable, target: Any, mode: Mode, link: Link, receiver: bool, how: str) -> Attachment:
-    try:
+    with ExitStack() as stack:
+        receivers.give_way(target)
+        stack.callback(receivers.come_back, target)  # when this program has gone
+        try:
+            link = make_interface_link(program, target, BPF_XDP, flags=FLAGS[mode])
+        except OSError as error:
+            raise _refusal(program, target, mode, error) from error
+        stack.push(link.undo.pop_all())
         _check_mode(program, target, mode, link.facts)
         link.facts.update(mode=mode.value, ifindex=target.ifindex)
         if receiver and mode is Mode.NATIVE:
-            link.facts["receivers"] = receivers.provide(target, link.undo)
-    except BaseException:
-        link.undo.close()
-        raise
-    return Attachment(program.name, target.name, how, link.facts, link.undo, link.replace)
+            link.facts["receivers"] = receivers.provide(target, stack)
+        return Attachment(program.name, target.name, f"{mode.value} XDP", link.facts, stack.pop_all(), link.replace)
 
 
 def _check_mode(program: Attachable, target: Any, mode: Mode, facts: dict[str, Any]) -> None:

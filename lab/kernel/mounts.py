@@ -1,0 +1,54 @@
+"""Where pseudo file systems are, and how to look into one that is mounted nowhere (fsopen(2), Linux 5.2)."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+FSOPEN, FSCONFIG, FSMOUNT = 430, 431, 432  # the same on every architecture
+FSOPEN_CLOEXEC = FSMOUNT_CLOEXEC = 1
+FSCONFIG_CMD_CREATE = 6
+MOUNT_ATTR_RDONLY = 1
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def mounted(kind: str) -> str | None:
+    """The first place where a file system of this kind is mounted, None when it is nowhere."""
+    with open("/proc/thread-self/mounts", encoding="utf-8", errors="surrogateescape") as table:  # noqa: PTH123
+        for line in table:
+            _, place, found, *_ = line.split(" ")
+            if found == kind:
+                return place.encode().decode("unicode_escape")
+    return None
+
+
+@contextmanager
+def folder(kind: str) -> Iterator[int]:
+    """A descriptor of the root of the file system, wherever it is mounted, or else mounted for nobody else to see."""
+    place = mounted(kind)
+    descriptor = os.open(place, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC) if place else detached(kind)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def detached(kind: str) -> int:
+    """A mount without a place in the tree: it is gone with its descriptor. OSError where the kernel has none."""
+    context = _call(FSOPEN, kind.encode(), FSOPEN_CLOEXEC)
+    try:
+        _call(FSCONFIG, context, FSCONFIG_CMD_CREATE, None, None, 0)
+        return _call(FSMOUNT, context, FSMOUNT_CLOEXEC, MOUNT_ATTR_RDONLY)
+    finally:
+        os.close(context)
+
+
+def _call(number: int, *arguments: object) -> int:
+    result: int = _libc.syscall(number, *arguments)
+    if result < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))
+    return result
