@@ -164,8 +164,11 @@ done:
 	return LAB_OK;
 }
 
-/* Fills `pkt` from the frame in [data, end); an outer tag that the driver took out is the caller's to look at. */
-static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *data, void *end)
+/*
+ * Fills `pkt` from a frame of `bytes` bytes whose start is in [data, end): of an skb the payload may lie elsewhere. An
+ * outer tag that the driver took out is the caller's to look at.
+ */
+static __always_inline enum lab_form lab_parse_start(struct lab_packet *pkt, void *data, void *end, __u32 bytes)
 {
 	struct ethhdr *eth = data;
 	void *at = eth + 1;
@@ -204,7 +207,7 @@ static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *dat
 		if (at + length > end)
 			return LAB_MALFORMED;
 		/* A total length beyond the frame is a lie; one below it is Ethernet padding. */
-		if (bpf_ntohs(ip4->tot_len) < length || at + bpf_ntohs(ip4->tot_len) > end)
+		if (bpf_ntohs(ip4->tot_len) < length || (__u32)(at - data) + bpf_ntohs(ip4->tot_len) > bytes)
 			return LAB_MALFORMED;
 		pkt->family = ETH_P_IP;
 		pkt->ip4 = ip4;
@@ -225,7 +228,7 @@ static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *dat
 		if ((void *)(ip6 + 1) > end || ip6->version != 6)
 			return LAB_MALFORMED;
 		payload = bpf_ntohs(ip6->payload_len);
-		if ((void *)(ip6 + 1) + payload > end)
+		if ((__u32)((void *)(ip6 + 1) - data) + payload > bytes)
 			return LAB_MALFORMED;
 		pkt->family = ETH_P_IPV6;
 		pkt->ip6 = ip6;
@@ -241,6 +244,12 @@ static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *dat
 		return LAB_OK;
 	}
 	return LAB_NOT_IP;
+}
+
+/* The same for a frame that lies in [data, end) as a whole, as XDP sees it. */
+static __always_inline enum lab_form lab_parse(struct lab_packet *pkt, void *data, void *end)
+{
+	return lab_parse_start(pkt, data, end, end - data);
 }
 
 /*
