@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
 class Delivery:
-    """Frames or messages counted at both ends of a stream; every field is a number of them but `duration_s`."""
+    """Frames or messages counted at both ends of a stream; every field is a number of them but the last two."""
 
     offered: int
     received: int
     reordered: int = 0
     duplicated: int = 0
     duration_s: float = 0.0
+    reached: str = ""
+    """The farthest interface on the way that frames of it entered ("server/eth0"); "" where that was not looked at."""
 
     @property
     def lost(self) -> int:
@@ -25,6 +28,6 @@ class Delivery:
         """Received per second, 0.0 when the stream took no time."""
         return self.received / self.duration_s if self.duration_s else 0.0
 
-    def as_dict(self) -> dict[str, float]:
+    def as_dict(self) -> dict[str, Any]:
         """For the journal and for JSON."""
         return {**asdict(self), "lost": self.lost}

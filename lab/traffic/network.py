@@ -2,90 +2,113 @@
 
 from __future__ import annotations
 
-import select
 import socket
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
-from threading import Thread
-from typing import Any
+from dataclasses import asdict, replace
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any
 
 from lab.errors import TrafficError
 from lab.kernel import packet
 from lab.model.delivery import Delivery
 from lab.model.journal import note
 from lab.net import network as networks
-from lab.net.namespace import Interface
+from lab.net.topology import Topology
 from lab.traffic.capture import Capture
-from lab.traffic.codec import dissect
+from lab.traffic.exchange import Exchanger, Received, raw_frames
+from lab.traffic.flight import Ears, Flight, fly
 from lab.traffic.stream import Stream
+from lab.traffic.trail import Trail
 
-QUIET_S = 0.004
-"""After so long without a frame anywhere an exchange is over: a veth delivers before the send returns."""
+if TYPE_CHECKING:
+    from lab.traffic.iperf3 import Iperf3Result
+
 LONGEST_EXCHANGE_S = 1.0
-
-
-class Received(dict[str, list[Any]]):
-    """The frames that arrived, as scapy packets, by interface; an interface where none did has an empty list."""
-
-    def __missing__(self, name: str) -> list[Any]:
-        return []
-
-    @property
-    def everywhere(self) -> list[Any]:
-        """All frames at all interfaces."""
-        return [frame for frames in self.values() for frame in frames]
 
 
 class Network(networks.Network):
     """Brings a topology up, sends frames and streams through it, and says what arrived."""
 
+    def __init__(self, topology: Topology) -> None:
+        super().__init__(topology)
+        self._exchanger: Exchanger | None = None
+
     def send(self, stream: Stream, *, canary: bool = True) -> Delivery:
         """Sends a stream, and counts what arrives at its end.
 
-        Where nothing arrives, the counters of the first veth must show that the stream was under way: TrafficError
-        when they do not, so that no scenario passes because nothing was sent. `canary=False` where a program at the
-        sender's own egress is what stops it.
+        Where nothing arrives, counters must show that the stream left its namespace: TrafficError when they do not,
+        so that no scenario passes because nothing was sent; `delivery.reached` says how far it came. `canary=False`
+        where a program at the sender's own egress is what stops it. See `canary` for more than that.
         """
-        source = self.interface(stream.src)
-        before = source.counters()
-        delivery = _sender(stream)(self, stream)
-        if canary and not delivery.received:
-            self._check_canary(stream, source, source.counters().tx_packets - before.tx_packets)
-        note("delivery", {"stream": stream.name, **delivery.as_dict()})
-        return delivery
+        return self.send_all([stream], canary=canary)[0]
+
+    def send_all(self, streams: Sequence[Stream], *, canary: bool = True) -> list[Delivery]:
+        """Sends several streams side by side, each at its rate; a delivery for each."""
+        with ExitStack() as stack:
+            return Sending(self, streams, stack, canary).run().deliveries
 
     @contextmanager
-    def sending(self, stream: Stream) -> Iterator[Sending]:
-        """The stream runs beside the block, which may change rules meanwhile; `delivery` is there when it ends."""
-        sending = Sending(self, stream)
-        try:
-            yield sending
-        finally:
-            sending.join()
+    def sending(self, *streams: Stream, canary: bool = True) -> Iterator[Sending]:
+        """The streams run beside the block, which may change rules meanwhile; they end with it at the latest.
+
+        An exception in the block stops them at once.
+
+        >>> with net.sending(Stream.udp("client", "server", dst_port=9000, count=3000, rate_pps=30_000)) as sending:
+        ...     program.maps["deny_ports"][9001] = 1
+        >>> sending.delivery.lost
+        0
+        """
+        with ExitStack() as stack:
+            sending = Sending(self, streams, stack, canary)
+            sending.start()
+            try:
+                yield sending
+            except BaseException:
+                sending.stop()
+                sending.wait()
+                raise
+            sending.finish()
+
+    @contextmanager
+    def canary(self, *streams: Stream) -> Iterator[None]:
+        """The path of each stream is alive before the block and after it: TrafficError when anything of it is lost.
+
+        A few messages of a neighbour that the program must let pass: the port beside the denied one.
+
+        >>> with net.canary(Stream.udp("client", "server", dst_port=9001, count=1)):
+        ...     assert net.send(Stream.udp("client", "server", dst_port=9000)).received == 0
+        """
+        self._sing("before", streams)
+        yield
+        self._sing("after", streams)
 
     def exchange(
-        self, frames: Any, at: str, *, within_s: float = LONGEST_EXCHANGE_S, count: int | None = None
+        self,
+        frames: Any,
+        at: str,
+        *,
+        within_s: float = LONGEST_EXCHANGE_S,
+        count: int | None = None,
+        canary: bool = True,
     ) -> Received:
-        """Sends whole frames (one or a list, scapy packets or bytes) out of an interface; gives what arrived where.
+        """Sends whole frames (one or a list, scapy packets or bytes) out of an interface; gives what came in where.
 
-        It ends when no frame has arrived anywhere for 4 ms, or after `within_s`; with `count`, only when so many have
-        arrived or the time is up. What XDP takes away before a socket sees it is not among them.
+        It ends when the kernel has nothing under way any more (2 to 3 ms), or after `within_s`; with `count`, only
+        when so many have come in or the time is up. What XDP takes away before a socket sees it is not among them.
+        TrafficError when a frame did not even leave, and with `canary=False` it may be a program at the egress of `at`
+        that stopped it.
         """
-        offered = [
-            bytes(each)
-            for each in (frames if isinstance(frames, Sequence) and not isinstance(frames, bytes) else [frames])
-        ]
-        with ExitStack() as stack:
-            receivers = {
-                each.name: stack.enter_context(each.namespace.run(packet.open_receiver, each.short_name))
-                for each in self.interfaces
-            }
-            sender = stack.enter_context(self.packet_socket(at))
-            for frame in offered:
-                _send_frame(sender, frame, at)
-            return _collect(receivers, within_s, count)
+        if self._exchanger is None:
+            self._exchanger = Exchanger(self.interfaces)
+            self.on_close("close packet sockets", self._close_exchanger)
+        received = self._exchanger.run(raw_frames(frames), self.interface(at).name, within_s, count)
+        if canary and received.left < received.offered:
+            raise TrafficError(
+                f"exchange: only {received.left} of {received.offered} frames left {at}",
+                mend="canary=False if a program at this egress is meant to stop them",
+            )
+        return received
 
     def packet_socket(self, name: str) -> socket.socket:
         """A socket whose `send(frame)` puts a whole frame onto an interface, 1.6 µs each; the caller closes it."""
@@ -115,7 +138,7 @@ class Network(networks.Network):
         note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
         return delivery
 
-    def iperf3(self, client: str, server: str, **options: Any) -> Any:
+    def iperf3(self, client: str, server: str, **options: Any) -> Iperf3Result:
         """One run of iperf3; see `lab.traffic.iperf3.run_iperf3`."""
         from lab.traffic.iperf3 import run_iperf3
 
@@ -124,82 +147,111 @@ class Network(networks.Network):
         note("goodput", {"client": client, "server": server, **facts})
         return result
 
-    def _check_canary(self, stream: Stream, source: Interface, left: int) -> None:
-        if left < (1 if stream.protocol == "tcp" else stream.count):
-            raise TrafficError(
-                f"send {stream.name}: nothing arrived, and only {left} of {stream.count} frames left {source.name}",
-                mend="look at addresses, routes and neighbours; canary=False if a program at this egress stops them",
-            )
+    def _sing(self, when: str, streams: Sequence[Stream]) -> None:
+        for stream, delivery in zip(streams, self.send_all(streams), strict=True):
+            if delivery.lost:
+                came = f"{delivery.received} of {delivery.offered} arrived, the last that any reached"
+                raise TrafficError(f"canary {when} the block: {stream.name}: {came} is {delivery.reached or 'nowhere'}")
+
+    def _close_exchanger(self) -> None:
+        if self._exchanger is not None:
+            self._exchanger.close()
+            self._exchanger = None
 
 
 class Sending:
-    """A stream under way beside the block of `net.sending(...)`."""
+    """Streams under way, beside the block of `net.sending(...)`."""
 
-    def __init__(self, net: Network, stream: Stream) -> None:
-        self._delivery: Delivery | None = None
+    def __init__(self, net: Network, streams: Sequence[Stream], stack: ExitStack, canary: bool) -> None:
+        if not streams:
+            raise TrafficError("send no stream at all", mend="net.send(Stream.udp(...))")
+        self._canary = canary
+        self._trails = [Trail(net, stream) for stream in streams]
+        self._deliveries: list[Delivery] | None = None
         self._error: BaseException | None = None
-        self._thread = Thread(target=self._run, args=(net, stream), daemon=True)
+        self._stopping = Event()
+        self._thread: Thread | None = None
+        self._ears = Ears(stack)
+        self._flights = [_flight(stream, index) for index, stream in enumerate(streams)]
+        for flight in self._flights:
+            flight.open(net, self._ears)
+
+    def run(self) -> Sending:
+        """Sends it all now."""
+        fly(self._flights, self._ears, self._stopping.is_set)
+        return self
+
+    def start(self) -> None:
+        """Sends it all from a thread; every socket is open already."""
+        self._thread = Thread(target=self._run, name="lab-traffic", daemon=True)
         self._thread.start()
 
     @property
     def delivery(self) -> Delivery:
-        """What became of the stream; waits for its end."""
-        self.join()
-        assert self._delivery is not None
-        return self._delivery
+        """What became of the (first) stream; waits for its end."""
+        return self.deliveries[0]
+
+    @property
+    def deliveries(self) -> list[Delivery]:
+        """What became of each stream; waits for their end, and raises what the sending raised."""
+        return self.finish()
 
     @property
     def under_way(self) -> bool:
-        """False once the stream has ended."""
-        return self._thread.is_alive()
+        """False once the streams have ended."""
+        return self._thread is not None and self._thread.is_alive()
 
-    def join(self) -> None:
-        """Waits for the end; raises what the sending raised."""
-        self._thread.join()
+    @property
+    def offered(self) -> int:
+        """Messages of all streams until now."""
+        return sum(flight.offered for flight in self._flights)
+
+    @property
+    def received(self) -> int:
+        """Messages of all streams until now."""
+        return sum(len(flight.arrivals.seen) for flight in self._flights)
+
+    def stop(self) -> None:
+        """Offers no more messages."""
+        self._stopping.set()
+
+    def wait(self) -> None:
+        """Waits for the end of the streams."""
+        if self._thread is not None:
+            self._thread.join()
+
+    def finish(self) -> list[Delivery]:
+        """Waits for the end, and judges what became of each stream."""
+        self.wait()
         if self._error is not None:
             raise self._error
+        if self._deliveries is None:
+            pairs = zip(self._flights, self._trails, strict=True)
+            self._deliveries = [self._judged(flight, trail) for flight, trail in pairs]
+        return self._deliveries
 
-    def _run(self, net: Network, stream: Stream) -> None:
+    def _run(self) -> None:
         try:
-            self._delivery = net.send(stream)
+            self.run()
         except BaseException as error:
             self._error = error
 
+    def _judged(self, flight: Flight, trail: Trail) -> Delivery:
+        delivery = flight.delivery()
+        if delivery.lost:
+            delivery = replace(delivery, reached=trail.reached())
+        if self._canary and not delivery.received:
+            trail.check_left(delivery.offered)
+        note("delivery", {"stream": flight.stream.name, **delivery.as_dict()})
+        return delivery
 
-def _sender(stream: Stream) -> Callable[[networks.Network, Stream], Delivery]:
+
+def _flight(stream: Stream, index: int) -> Flight:
+    make: Callable[[Stream, int], Flight]
     if stream.protocol == "tcp":
-        from lab.traffic.connections import send_tcp
-
-        return send_tcp
-    from lab.traffic import datagrams
-
-    return datagrams.send_udp if stream.protocol == "udp" else datagrams.send_icmp
-
-
-def _send_frame(sender: socket.socket, frame: bytes, at: str) -> None:
-    try:
-        sender.send(frame)
-    except OSError as error:
-        raise TrafficError(
-            f"send a frame of {len(frame)} bytes from {at}",
-            kernel=error.strerror or str(error),
-            mend="a frame is 14 bytes (Ethernet) to MTU + 18 (with a VLAN tag)",
-        ) from error
-
-
-def _collect(receivers: dict[str, socket.socket], within_s: float, count: int | None) -> Received:
-    names = {receiver: name for name, receiver in receivers.items()}
-    found: dict[str, list[bytes]] = {}
-    deadline = time.monotonic() + within_s
-    while (left := deadline - time.monotonic()) > 0:
-        ready, _, _ = select.select(list(names), [], [], left if count is not None else min(QUIET_S, left))
-        arrived = False
-        for receiver in ready:
-            while (frame := packet.receive(receiver)) is not None:
-                if not frame.outgoing:
-                    found.setdefault(names[receiver], []).append(frame.raw)
-                    arrived = True
-        enough = count is not None and sum(map(len, found.values())) >= count
-        if enough or (not ready and count is None) or (not arrived and count is None):
-            break
-    return Received({name: [dissect(raw) for raw in frames] for name, frames in found.items()})
+        from lab.traffic.connections import TcpFlight as make
+    elif stream.protocol == "udp":
+        from lab.traffic.datagrams import UdpFlight as make
+    else:
+        from lab.traffic.datagrams import IcmpFlight as make
+    return make(stream, index)

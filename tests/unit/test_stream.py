@@ -8,8 +8,9 @@ from lab import Stream, Topology, expect
 from lab.errors import TrafficError
 from lab.traffic import frames
 from lab.traffic.codec import codec
-from lab.traffic.datagrams import Arrivals, internet_checksum
+from lab.traffic.datagrams import internet_checksum
 from lab.traffic.expect import differences
+from lab.traffic.flight import Arrivals
 from lab.traffic.flow_fields import NOT_THERE, flow_fields, flow_knobs
 
 PAIR = Topology.pair("client", "server")
