@@ -23,7 +23,7 @@ from lab.bpf.object_file import MapTypes, ObjectFile
 from lab.bpf.program import Facts, Loaded, Maps, Program
 from lab.errors import FeatureMissing, LoadError, MapError, NeedsRoot
 from lab.kernel import bpf, libbpf, netns
-from lab.kernel.libbpf_object import BpfObject, ObjectProgram, Refused, log_room, log_text
+from lab.kernel.libbpf_object import BpfObject, ObjectProgram, Refused, log_room, log_text, survives_opening
 from lab.model.journal import note
 
 STATISTICS = 4
@@ -50,7 +50,7 @@ def load_file(path: Path, wishes: Wishes) -> Program:
 
     BuildError, LoadError or VerifierError when that fails; nothing stays open then.
     """
-    file = ObjectFile(path if path.name.endswith(".o") else build(path))
+    file = _checked(ObjectFile(path)) if path.name.endswith(".o") else ObjectFile(build(path))
     try:
         program = _Loading(file, path, wishes, STATISTICS).run()
     except _Rejected:
@@ -59,6 +59,13 @@ def load_file(path: Path, wishes: Wishes) -> Program:
         for each in program.programs.values():
             note("program", {**each.facts.as_dict(), "stem": program.stem})
     return program
+
+
+def _checked(file: ObjectFile) -> ObjectFile:
+    """An object that somebody else built may be damaged so that libbpf falls over it."""
+    if not survives_opening(file.raw, file.path.name.partition(".")[0]):
+        raise LoadError(f"open {file.path}: libbpf crashes on it", mend="it is damaged: compile it again")
+    return file
 
 
 class _Rejected(Exception):

@@ -45,7 +45,7 @@ class ObjectFile:
             raise LoadError(f"read {path}: {error.strerror}", mend="look at the path") from error
         try:
             self._sections = list(self._read_sections())
-        except (struct.error, IndexError, ValueError) as error:
+        except (struct.error, IndexError, ValueError, OverflowError) as error:
             raise self._damaged(str(error)) from error
         self.sections = dict(self._sections)
 
