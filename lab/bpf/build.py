@@ -15,7 +15,9 @@ import shutil
 import stat
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -26,6 +28,12 @@ FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wno-unused-functi
 """-mcpu=v3 (32-bit registers and jumps, Linux 5.1): shorter programs; v4 needs clang 18 and Linux 6.6."""
 TIMEOUT_S = 120
 KERNEL_TYPES = Path("/sys/kernel/btf/vmlinux")
+KERNEL_TYPES_FOLDER = "vmlinux-"
+ATTEMPTS = 5
+CLOCK_STEP_NS = 20_000_000
+"""The time of a file is up to one tick of the kernel's clock behind the time of day."""
+ABANDONED_S = 3600
+UNUSED_S = 90 * 24 * 3600
 MEND_COMPILER = "apt-get install clang llvm libbpf-dev linux-libc-dev, or `make setup`"
 TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
 
@@ -43,10 +51,15 @@ def build(source: Path, *, flags: Sequence[str] = ()) -> Path:
 
 
 def cache_folder() -> Path:
-    """The cache, readable and writable by its owner only; BuildError when somebody else owns it."""
+    """The cache, readable and writable by its owner only, since what it holds is loaded with root's rights.
+
+    Where another user made it (sudo that keeps HOME), a folder beside it is taken. BuildError when others could write.
+    """
     base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = base / "bpflab"
     try:
+        if folder.is_dir() and folder.stat().st_uid != os.geteuid():
+            folder = base / f"bpflab-{os.geteuid()}"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         about = folder.lstat()
     except OSError as error:
@@ -89,19 +102,34 @@ def _compiler_identity() -> str:
 def _cached(manifest: Path) -> Path | None:
     try:
         kept = json.loads(manifest.read_text())
-        fresh = all(_unchanged(Path(path), *about) for path, about in kept["read"].items())
+        fresh = all(_unchanged(path, *about) for path, about in kept["read"].items())
     except (OSError, ValueError, KeyError, TypeError):
         return None
     found = manifest.parent / kept["object"]
     return found if fresh and found.is_file() else None
 
 
-def _unchanged(path: Path, size: int, time_ns: int, content: str) -> bool:
-    about = path.stat()
-    return about.st_size == size and (about.st_mtime_ns == time_ns or _hash_of(path) == content)
+def _unchanged(path: str, size: int, time_ns: int, content: str) -> bool:
+    """Its size and time are as they were, or else its content is; the vmlinux.h of another kernel is another file."""
+    if f"/{KERNEL_TYPES_FOLDER}" in path and _kernel_types_name() not in path:
+        return False
+    about = os.stat(path)  # noqa: PTH116 - thirty of them; a Path costs more than the call
+    return about.st_size == size and (about.st_mtime_ns == time_ns or _hash_of(Path(path)) == content)
 
 
 def _compile(source: Path, command: list[str], manifest: Path) -> Path:
+    """Until no file was changed while clang read it: the manifest must tell of what is in the object."""
+    _sweep(manifest.parent)
+    for _ in range(ATTEMPTS):
+        start_ns = time.time_ns()
+        final, newest_ns = _compile_once(source, command, manifest)
+        if newest_ns < start_ns - CLOCK_STEP_NS:
+            break
+    return final
+
+
+def _compile_once(source: Path, command: list[str], manifest: Path) -> tuple[Path, int]:
+    """The object, and when the newest of the files that clang read was written (in ns, vmlinux.h left out)."""
     with tempfile.TemporaryDirectory(dir=manifest.parent, prefix=".build-") as scratch:
         made, listed = Path(scratch) / "made.o", Path(scratch) / "made.d"
         output = ["-MD", "-MF", str(listed), "-c", str(source), "-o", str(made)]
@@ -116,34 +144,50 @@ def _compile(source: Path, command: list[str], manifest: Path) -> Path:
         text = Path(scratch) / "manifest"
         text.write_text(json.dumps({"object": final.name, "source": str(source), "read": read}))
         text.replace(manifest)
-    return final
+    return final, max(about[1] for path, about in read.items() if f"/{KERNEL_TYPES_FOLDER}" not in path)
+
+
+def _sweep(folder: Path) -> None:
+    """What nobody used for a long time, and what a killed compilation left behind."""
+    for each in folder.iterdir():
+        with suppress(OSError):
+            age_s = time.time() - each.stat().st_mtime
+            if each.name.startswith(".build-") and age_s > ABANDONED_S:
+                shutil.rmtree(each, ignore_errors=True)
+            elif each.suffix in (".o", ".json") and age_s > UNUSED_S:
+                each.unlink()
 
 
 def _run(command: list[str]) -> str:
     """What clang said when it failed, "" when it did not."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+        )
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"compile {command[-3]}: clang took more than {TIMEOUT_S} s") from error
     return (done.stderr or "clang said nothing") if done.returncode else ""
 
 
+def _kernel_types_name() -> str:
+    return KERNEL_TYPES_FOLDER + _hash([platform.release(), platform.version()])
+
+
 def _kernel_types_folder() -> Path:
     """A folder with the vmlinux.h of the running kernel, made once per kernel by bpftool."""
-    try:
-        identity = _hash([platform.release(), platform.version(), str(KERNEL_TYPES.stat().st_size)])
-    except OSError as error:
-        raise FeatureMissing(
-            f"make vmlinux.h: {KERNEL_TYPES} is not there", mend="a kernel with CONFIG_DEBUG_INFO_BTF"
-        ) from error
-    folder = cache_folder() / f"vmlinux-{identity}"
+    if not KERNEL_TYPES.exists():
+        raise FeatureMissing(f"make vmlinux.h: {KERNEL_TYPES} is not there", mend="a kernel with CONFIG_DEBUG_INFO_BTF")
+    folder = cache_folder() / _kernel_types_name()
     header = folder / "vmlinux.h"
     if not header.exists():
         bpftool = shutil.which("bpftool") or shutil.which("bpftool", path="/usr/sbin:/sbin:/usr/local/sbin")
         if not bpftool:
             raise FeatureMissing("make vmlinux.h: bpftool is not installed", mend="apt-get install bpftool")
         dump = [bpftool, "btf", "dump", "file", str(KERNEL_TYPES), "format", "c"]
-        text = subprocess.run(dump, capture_output=True, timeout=TIMEOUT_S, check=True).stdout
+        done = subprocess.run(dump, capture_output=True, timeout=TIMEOUT_S)
+        if done.returncode:
+            raise BuildError("make vmlinux.h: bpftool refused", kernel=done.stderr.decode(errors="replace").strip())
+        text = done.stdout
         folder.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
             file.write(text)
@@ -154,7 +198,7 @@ def _kernel_types_folder() -> Path:
 def _dependencies(listed: str) -> list[Path]:
     """The files of a make rule as clang's -MD writes it."""
     words = listed.replace("\\\n", " ").partition(":")[2].replace("\\ ", "\0").split()
-    return [Path(word.replace("\0", " ")) for word in words]
+    return [Path(word.replace("\0", " ").replace("\\#", "#").replace("$$", "$")) for word in words]
 
 
 def _about(path: Path) -> tuple[int, int, str]:
