@@ -29,7 +29,7 @@ class Examination:
     @property
     def costs(self) -> dict[str, list[str]]:
         """The scenarios that cannot run here, with the features each lacks."""
-        missing = {check.name for check in self.features if check.answer == "no"}
+        missing = {check.name for check in (*self.checks, *self.features) if check.answer == "no"}
         lacking = {scenario.nodeid: [name for name in scenario.needs if name in missing] for scenario in self.scenarios}
         return {nodeid: names for nodeid, names in lacking.items() if names}
 

@@ -6,10 +6,14 @@ import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lab.doctor.check import Check
-from lab.doctor.machine import lacking_capabilities
+from lab.doctor.machine import TOOLS, lacking_capabilities
 from lab.errors import LabError, NeedsRoot
+
+if TYPE_CHECKING:
+    from lab.features import State
 
 
 def look_at_basics() -> Iterator[Check]:
@@ -63,5 +67,21 @@ def _namespaces() -> Check:
 
 
 def look_at_features() -> Iterator[Check]:
-    """Every feature that the lab knows how to ask for; nothing here is required by itself."""
-    return iter(())
+    """Every feature that the lab knows how to ask for; nothing here is required by itself, and tools stand above.
+
+    Only what is known to be missing is mended: without root nothing can be told, and that is said once, above.
+    """
+    from lab import features
+
+    above = {tool.command for tool in TOOLS}
+    for each in features.probe():
+        if each.name not in above:
+            yield Check(
+                each.name, each.answer, False, each.feature.gives, _seen(each), each.mend if each.answer == "no" else ""
+            )
+
+
+def _seen(state: State) -> str:
+    """What the probe saw; of what is missing, also since when it exists."""
+    since = state.feature.since
+    return ", ".join(words for words in (state.detail, "" if state.there or not since else f"since {since}") if words)
