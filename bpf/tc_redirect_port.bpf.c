@@ -311,11 +311,12 @@ static __always_inline int redirect(struct __sk_buff *skb, enum direction direct
 		form = lab_parse_ports(&pkt);
 	if (form == LAB_MALFORMED)
 		return refuse(skb, MALFORMED);
-	if (form != LAB_OK || pkt.later_fragment)
+	if (form != LAB_OK)
 		return leave(skb);
 	if (pkt.protocol != IPPROTO_TCP && pkt.protocol != IPPROTO_UDP)
 		return leave(skb);
 
+	/* A later fragment has port 0 here, which no rule can name. */
 	use = use_of(direction == REQUEST ? pkt.dport : pkt.sport);
 	if (!use)
 		return leave(skb);

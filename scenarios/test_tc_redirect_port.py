@@ -18,10 +18,11 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment, IPv6
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Padding, Raw
 
-from lab import Action, Direction, Network, Stream, Topology, expect
+from lab import Action, Direction, NamespaceSpec, Network, Stream, Topology, Veth, expect
 from lab.bpf import load
 from lab.bpf.companion import companion
 from lab.bpf.loader import Loader
+from lab.traffic import frames
 
 redirect = companion("tc_redirect_port")
 
@@ -159,7 +160,7 @@ def cut(frame: Any, less: int) -> Any:
         del short[IP].chksum
     else:
         short[IPv6].plen = len(bytes(short)) - 54
-    return bytes(short).ljust(60, b"\0")
+    return bytes(short).ljust(74, b"\xff")  # padding that looks like the rest of the header
 
 
 def short_tcp(ip: int) -> Any:
@@ -374,6 +375,36 @@ def test_a_local_sender_needs_the_helper(net: Network, bpf: Loader, ip: int) -> 
     with redirecting(net, bpf, "server/eth0") as rules:
         rules.add("tcp", 80, to_port=8080)
         assert net.send(stream).lost == 0
+
+
+MIXED = Topology.of(
+    namespaces=[NamespaceSpec("client"), NamespaceSpec("dut", forwarding=True), NamespaceSpec("server")],
+    veths=[Veth("client/eth0", "dut/eth0"), Veth("dut/eth1", "server/eth0", offloads={"tx": False})],
+)
+
+
+@pytest.mark.topology(MIXED)
+@families
+def test_a_partial_checksum_is_completed_for_the_new_address(net: Network, bpf: Loader, ip: int) -> None:
+    """The client leaves the checksum to hardware; the router's other side has none, so the kernel computes it there."""
+    front, back = str(net.topology.address("dut/eth0", ip)), str(net.topology.address("server", ip))
+    with redirecting(net, bpf, "dut/eth0") as rules:
+        rules.add("tcp", 80, address=front, to_port=8080, to_address=back)
+        stream = Stream.tcp("client", "server", dst_port=8080, to_address=front, to_port=80, count=20, ip=ip)
+        assert net.send(stream).lost == 0
+
+
+@pytest.mark.topology(Topology.pair("client", "server", mtu_bytes=9000))
+def test_headers_outside_the_linear_part_are_found(net: Network, bpf: Loader) -> None:
+    """A packet socket's frame of 6,000 bytes has nothing but its Ethernet header where a program looks first."""
+    frame = frames.udp(net, "client", "server", dst_port=80, payload=bytes(6000))
+    with redirecting(net, bpf, "server/eth0") as rules:
+        rules.add("udp", 80, to_port=8080)
+        with net["server"].socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver:
+            receiver.bind(("", 8080))
+            receiver.settimeout(2)
+            net.exchange(frame, at="client/eth0")
+            assert receiver.recv(10_000) == bytes(6000)
 
 
 @families

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 METHOD = "prog_run"
 BATCH_NS = 400_000
-DRIVERS = {"xdp": ("drive_xdp", "empty_xdp"), "sched_cls": ("drive_tc", "empty_tc")}
+TC_KINDS = {0: "tc", 46: "tc_ingress", 47: "tc_egress"}
+"""By expected attach type: none, BPF_TCX_INGRESS, BPF_TCX_EGRESS."""
 
 
 def measure_cost(
@@ -93,18 +94,14 @@ def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driv
     from lab.net.topology import Topology
     from lab.traffic.network import Network
 
-    if program.type not in DRIVERS:
-        raise MeasurementError(
-            f"measure the cost of {program.name}: there is no driver for programs of type {program.type}",
-            mend=f"bench.cost measures programs of type {' and '.join(DRIVERS)}",
-        )
-    driver_stem, empty_stem = DRIVERS[program.type]
+    kind = _kind(program)
     knobs = flow_knobs(frame, flows)
     with ExitStack() as stack:
-        empty = stack.enter_context(bpf.load(instruments.path(empty_stem)))
+        stem = kind.partition("_")[0]
+        empty = stack.enter_context(bpf.load(instruments.path(f"empty_{stem}"), program=f"empty_{kind}"))
         drivers = []
         for target in (program, empty):
-            driver = stack.enter_context(bpf.load(instruments.path(driver_stem), **knobs))
+            driver = stack.enter_context(bpf.load(instruments.path(f"drive_{stem}"), program=f"drive_{kind}", **knobs))
             driver.maps["targets"][0] = target
             drivers.append(driver)
         if program.type == "xdp":
@@ -113,6 +110,18 @@ def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driv
                 stack.enter_context(driver.attach(network.interface(place), mode=Mode.NATIVE))
         loaded, floor = drivers
         yield _Driver("with", loaded.fd, frame, program.name), _Driver("without", floor.fd, frame, empty.name)
+
+
+def _kind(program: Program) -> str:
+    """Which driver may tail-call the program: the kernel wants the section's type, attach type and flags alike."""
+    if program.type == "xdp":
+        return "xdp_frags" if program.section.startswith("xdp.frags") else "xdp"
+    if program.type == "sched_cls" and program.expected_attach_type in TC_KINDS:
+        return TC_KINDS[program.expected_attach_type]
+    raise MeasurementError(
+        f"measure the cost of {program.name}: there is no driver for section {program.section}",
+        mend="bench.cost measures XDP and tc programs",
+    )
 
 
 def _measurement(

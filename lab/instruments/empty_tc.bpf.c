@@ -12,4 +12,18 @@ int empty_tc(struct __sk_buff *ctx)
 	return TC_ACT_OK;
 }
 
+SEC("tc/ingress")
+int empty_tc_ingress(struct __sk_buff *ctx)
+{
+	(void)ctx;
+	return TC_ACT_OK;
+}
+
+SEC("tc/egress")
+int empty_tc_egress(struct __sk_buff *ctx)
+{
+	(void)ctx;
+	return TC_ACT_OK;
+}
+
 char _license[] SEC("license") = "GPL";

@@ -11,4 +11,11 @@ int empty_xdp(struct xdp_md *ctx)
 	return XDP_PASS;
 }
 
+SEC("xdp.frags")
+int empty_xdp_frags(struct xdp_md *ctx)
+{
+	(void)ctx;
+	return XDP_PASS;
+}
+
 char _license[] SEC("license") = "GPL";
