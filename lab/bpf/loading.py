@@ -194,6 +194,8 @@ class _Loading:
     ) -> LoadError:
         """Of a program that is not for this kernel at all, or of a map."""
         mend = "`lab doctor` says what this kernel lacks"
+        if refused and number == errno.EPERM and program_type(chosen[refused].type) in ("tracing", "lsm", "ext"):
+            mend = "this kernel refuses fentry, fexit, fmod_ret and lsm even to root: tp_btf, raw_tp or a tracepoint"
         if len(chosen) > 1 and refused:
             mend += f'; the others load without it: load("{self.stem}", program="...")'
         place = f"program {refused} ({program_type(chosen[refused].type)})" if refused else "its maps"

@@ -62,4 +62,27 @@ int no_message(struct sk_msg_md *msg)
 	return SK_DROP;
 }
 
+SEC("sk_skb/stream_verdict")
+int no_stream(struct __sk_buff *skb)
+{
+	(void)skb;
+	__sync_fetch_and_add(&seen, 1);
+	return SK_DROP;
+}
+
+SEC("sk_skb/verdict")
+int no_packet(struct __sk_buff *skb)
+{
+	(void)skb;
+	__sync_fetch_and_add(&seen, 1);
+	return SK_DROP;
+}
+
+SEC("flow_dissector")
+int dissect_nothing(struct __sk_buff *skb)
+{
+	(void)skb;
+	return BPF_OK;
+}
+
 char _license[] SEC("license") = "GPL";

@@ -219,6 +219,17 @@ def test_netfilter_counts_what_comes_in(net: Any, bpf: Any) -> None:
         wait_until(lambda: program.globals["seen"] == 3, what="three datagrams at input")
 
 
+def test_a_namespace_has_one_flow_dissector(net: Any, bpf: Any) -> None:
+    """It is attached to the namespace; a second one is refused, and the first may be replaced by its like."""
+    program, other = (bpf.load("attach_socket", program="dissect_nothing") for _ in range(2))
+    with program.attach(net["server"]) as attachment:
+        with pytest.raises(AttachError) as refused:
+            other.attach(net["server"])
+        assert "one flow dissector" in refused.value.mend
+        attachment.update(other)
+    other.attach(net["server"]).detach()
+
+
 # ---------------------------------------------------------------- sockets
 
 
@@ -292,6 +303,10 @@ def test_a_program_on_a_sockmap_sees_what_is_sent(net: Any, bpf: Any) -> None:
             assert program.globals["seen"] == 1
             del program.maps["sockets"][0]
     program.attach(program.maps["sockets"]).detach()
+    for entry, how in (("no_stream", "sk_skb stream_verdict"), ("no_packet", "sk_skb verdict")):
+        receiving = bpf.load("attach_socket", program=entry)
+        with receiving.attach(receiving.maps["sockets"]) as attachment:
+            assert attachment.how == how
     with pytest.raises(AttachError, match="is no sockmap"):
         program.attach(net.interface("server/eth0"))
 
@@ -357,7 +372,7 @@ def test_what_this_kernel_cannot_probe_is_refused_with_the_way_out(bpf: Any) -> 
         except LabError as error:
             assert isinstance(error, FeatureMissing | AttachError | LoadError)
             assert error.kernel
-            assert error.mend
+            assert "tp_btf, raw_tp" in error.mend
 
 
 def test_tracefs_is_read_though_it_is_mounted_nowhere() -> None:

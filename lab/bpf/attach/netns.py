@@ -15,10 +15,10 @@ if TYPE_CHECKING:
 
 OPTIONS: frozenset[str] = frozenset()
 HOOK = {"sk_lookup": 36, "flow_dissector": 17}
-MENDS = {
-    errno.E2BIG: "64 programs at most in one namespace",
-    errno.EEXIST: "one flow dissector in a namespace; detach the other, also one of the first namespace",
-    errno.EBUSY: "one flow dissector in a namespace; detach the other, also one of the first namespace",
+FULL = (errno.E2BIG, errno.EEXIST, errno.EBUSY)
+ROOM = {
+    "sk_lookup": "a namespace has room for 64 of them: detach one",
+    "flow_dissector": "a namespace has one flow dissector: detach the other, or update() it",
 }
 
 
@@ -30,7 +30,9 @@ def attach(program: Attachable, target: Any) -> Attachment:
     try:
         link = make_link(program, target.netns_fd, attach_type)
     except OSError as error:
-        raise refusal(program, target.name, how, error, mend=MENDS.get(error.errno or 0, "")) from error
+        raise refusal(
+            program, target.name, how, error, mend=ROOM[program.type] if error.errno in FULL else ""
+        ) from error
     return Attachment(program.name, target.name, how, link.facts, link.undo, link.replace)
 
 
