@@ -7,9 +7,7 @@ import errno
 import os
 import socket
 import struct
-import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
@@ -21,7 +19,6 @@ LARGEST_FRAME = 65_600
 BUFFER_BYTES = 64 << 20
 FRAMES_A_CALL = 1024
 """sendmmsg takes no more at once (UIO_MAXIOV)."""
-CLOSERS = 8
 
 _AUXDATA = struct.Struct("=IIIHHHH")
 _TIMESPEC = struct.Struct("=qq")
@@ -160,27 +157,3 @@ class FrameBatch:
                 raise OSError(code, os.strerror(code))
             return 0
         return sent
-
-
-# ---------------------------------------------------------------- closing
-
-_closers: ThreadPoolExecutor | None = None
-_closers_lock = threading.Lock()
-
-
-def close_soon(made: socket.socket) -> None:
-    """Closes an AF_PACKET socket without waiting: the kernel takes 8 to 25 ms for each (synchronize_net)."""
-    global _closers
-    with _closers_lock:
-        if _closers is None:
-            _closers = ThreadPoolExecutor(max_workers=CLOSERS, thread_name_prefix="lab-closer")
-        _closers.submit(made.close)
-
-
-def _forget() -> None:
-    """A fork takes no thread along but the one that forked."""
-    global _closers, _closers_lock
-    _closers, _closers_lock = None, threading.Lock()
-
-
-os.register_at_fork(after_in_child=_forget)

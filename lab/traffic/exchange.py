@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import TrafficError
-from lab.kernel import packet, softirq
+from lab.kernel import closing, packet, softirq
 from lab.traffic.codec import dissect
 
 if TYPE_CHECKING:
@@ -79,8 +79,8 @@ class Exchanger:
     def close(self) -> None:
         """Gives all sockets back."""
         for port in self._ports.values():
-            packet.close_soon(port.sender)
-            packet.close_soon(port.receiver)
+            closing.soon(port.sender.close)
+            closing.soon(port.receiver.close)
         self._ports.clear()
 
     def _port(self, name: str) -> _Port:

@@ -1,120 +1,277 @@
-"""Floods: frames of many flows as fast as the kernel makes them, by BPF_PROG_RUN with live frames (Linux 5.18).
+"""Floods: frames of many flows as fast as the kernel makes them.
 
-The generator (lab/instruments/generate.bpf.c) runs as if frames had come in at the source interface, makes each the
-next flow's, and sends it out there again. No socket, no system call for a frame: millions a second on one core.
-Received is what the peer of the source interface counted, whether a program there dropped it or not.
+By default BPF_PROG_RUN makes live frames (Linux 5.18): a generator (lab/instruments/generate.bpf.c) runs as if frames
+had come in at the source interface, makes each the next flow's, and sends it out there again. No socket, no system
+call for a frame: 5 to 6 million a second on one core, into a program that drops them, with 1,000,000 flows as with one.
+They leave the interface below its egress hooks. Where tc or the interface's own XDP must see them, `via="packet"` sends
+by AF_PACKET and sendmmsg: 0.3 to 0.7 million a second.
+
+Received is what the peer of the source interface counted, whether a program there dropped it or not; or, with a `sink`,
+what came in there at the end of the way.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 import time
+from abc import ABC, abstractmethod
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
 
 from lab import instruments
 from lab.errors import TrafficError
 from lab.kernel import bpf as kernel_bpf
-from lab.kernel import libbpf, netns
+from lab.kernel import closing, libbpf, netns, packet, softirq
+from lab.model.action import Mode
 from lab.model.delivery import Delivery
-from lab.traffic.flow_fields import flow_knobs
-from lab.wait import wait_until
+from lab.model.journal import journal
+from lab.traffic.flow_fields import check_flows, flow_fields, flow_frame, flow_knobs
 
 if TYPE_CHECKING:
-    from lab.bpf.program import Program
+    from collections.abc import Callable
+
     from lab.net.namespace import Interface
 
 BATCH = 64
-CHUNK = 65_536
-"""Frames a system call when nothing paces them: about 20 ms."""
-TURN_S = 0.002
+CHUNK = 8192
+"""Live frames a system call when nothing paces them: about 1.5 ms."""
+TURN_S = 0.001
 """When paced, frames go out in turns of this length."""
 LONGEST_S = 60.0
-SETTLE_S = 1.0
+MOST_FLOWS = {"live": 1 << 30, "packet": 1 << 16}
+"""Frames for AF_PACKET are all made beforehand."""
+LOOPBACK_IFINDEX, BPF_XDP, XDP_FLAGS_SKB_MODE = 1, 37, 2
 
 
-class Flood:
-    """A generator that is loaded for one source and one template; `run` may be called again and again."""
+@dataclass(frozen=True)
+class Amount:
+    """How much is sent: so many frames, or for so many seconds, and how fast (None: as fast as it goes)."""
+
+    count: int | None = None
+    seconds: float | None = None
+    rate_pps: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.count is None) == (self.seconds is None):
+            raise TrafficError("flood: give either count= or seconds=")
+        for name in ("count", "seconds", "rate_pps"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise TrafficError(f"flood: {name}={value} is not above 0")
+
+    def send(self, send: Callable[[int], int], most: int) -> None:
+        """Calls `send(frames)`, which gives how many went, until it is enough; never longer than a minute."""
+        sent, start = 0, time.monotonic()
+        end = start + min(self.seconds or LONGEST_S, LONGEST_S)
+        while (self.count is None or sent < self.count) and (now := time.monotonic()) < end:
+            chunk = most if self.rate_pps is None else min(most, self._due(now - start) - sent)
+            if self.count is not None:
+                chunk = min(chunk, self.count - sent)
+            if chunk > 0:
+                sent += send(chunk)
+            else:
+                _sleep_until(min(end, start + TURN_S * ((now - start) // TURN_S + 1)))
+
+    def _due(self, passed_s: float) -> int:
+        """Frames that are to have gone by the end of this turn."""
+        assert self.rate_pps is not None
+        return int((passed_s // TURN_S + 1) * TURN_S * self.rate_pps)
+
+
+class Flood(ABC):
+    """A source and a template, ready to send; `run` may be called again and again."""
+
+    via = ""
 
     def __init__(self, source: Interface, frame: Any, *, flows: int = 1) -> None:
+        if not 1 <= flows <= MOST_FLOWS[self.via]:
+            raise TrafficError(f"flood {source.name} with {flows:,} flows: 1 to {MOST_FLOWS[self.via]:,} are possible")
+        if source.kind != "veth":
+            raise TrafficError(f"flood {source.name}: it is a {source.kind}, and its receiver unknown: give a veth")
         self.source = source
+        self.flows = flows
         self._frame = bytes(frame)
-        if not 1 <= flows <= 1 << 30:
-            raise TrafficError(f"flood {source.name} with {flows} flows: 1 to {1 << 30} are possible")
-        self._knobs = flow_knobs(self._frame, flows)
+        check_flows(self._frame, flows)
         self._stack = ExitStack()
-        self._generator: Program | None = None
 
-    def __enter__(self) -> Flood:
-        from lab import bpf
-        from lab.bpf.attach.receivers import make_poll
-
-        self._generator = self._stack.enter_context(bpf.load(instruments.path("generate"), **self._knobs))
-        make_poll(self.source.peer, self._stack)
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Gives everything back."""
         self._stack.close()
 
-    def run(self, *, count: int | None = None, seconds: float | None = None, rate_pps: float | None = None) -> Delivery:
-        """Sends `count` frames, or for `seconds` (60 at most), and waits until the last is counted."""
-        if (count is None) == (seconds is None):
-            raise TrafficError("flood: give either count= or seconds=")
+    def run(self, amount: Amount, sink: Interface | None = None) -> Delivery:
+        """Sends it, and waits until the last frame is counted. TrafficError when none came to the peer."""
         peer = self.source.peer
-        before = peer.counters().rx_packets
-        start = time.monotonic()
-        offered = self._send(count, min(seconds or LONGEST_S, LONGEST_S), rate_pps)
-        duration_s = time.monotonic() - start
-        received = _settled(peer, before, offered)
+        with ExitStack() as stack:
+            count = _counting_sink(sink, stack) if sink else lambda: peer.counters().rx_packets
+            before, entered = count(), peer.counters().rx_packets
+            start = time.monotonic()
+            offered = self._offer(amount)
+            duration_s = time.monotonic() - start
+            received = _settled(count, before, offered)
+            if peer.counters().rx_packets == entered:
+                raise TrafficError(
+                    f"flood {self.source.name}: none of {offered:,} frames came to {peer.name}",
+                    mend='a program at its egress? live frames pass below it, via="packet" does not',
+                )
         return Delivery(offered, received, duration_s=duration_s)
 
-    def _send(self, count: int | None, seconds: float, rate_pps: float | None) -> int:
-        assert self._generator is not None
-        fd, sent, start = self._generator.fd, 0, time.monotonic()
-        context = struct.pack("=6I", 0, len(self._frame), 0, self.source.ifindex, 0, 0)
-        with netns.inside(self.source.netns_fd):  # the ifindex in the context means something here only
-            while (count is None or sent < count) and (passed := time.monotonic() - start) < seconds:
-                chunk = CHUNK
-                if rate_pps:
-                    chunk = int((passed + TURN_S) * rate_pps) - sent
-                    if chunk < 1:
-                        continue
-                chunk = min(chunk, count - sent) if count is not None else chunk
-                self._run(fd, context, chunk)
-                sent += chunk
-        if self._generator.globals["refused"]:
-            raise TrafficError(f"flood {self.source.name}: the frame is too short for its own headers")
-        return sent
+    @abstractmethod
+    def _offer(self, amount: Amount) -> int:
+        """Sends frames; gives how many were offered."""
 
-    def _run(self, fd: int, context: bytes, chunk: int) -> None:
+
+class LiveFlood(Flood):
+    """Frames made and sent by a program under BPF_PROG_RUN."""
+
+    via = "live"
+
+    def __init__(self, source: Interface, frame: Any, *, flows: int = 1) -> None:
+        super().__init__(source, frame, flows=flows)
+        from lab import bpf
+
+        with journal():  # the lab's own program is no news
+            self._generator = bpf.load(instruments.path("generate"), **flow_knobs(self._frame, flows))
+        self._stack.callback(self._generator.close)
+        self._attach_somewhere()
+
+    def _attach_somewhere(self) -> None:
+        """To a loopback of its own: else each PROG_RUN with more rounds than one attaches it anew, for 20 ms."""
+        with netns.restored():
+            netns.unshare()
+            link = kernel_bpf.link_create(self._generator.fd, LOOPBACK_IFINDEX, BPF_XDP, XDP_FLAGS_SKB_MODE)
+            space = netns.open_current()
+
+        def detach() -> None:
+            os.close(link)
+            os.close(space)
+
+        self._stack.callback(closing.soon, detach)
+
+    def _offer(self, amount: Amount) -> int:
+        from lab.bpf.attach.receivers import make_poll
+
+        generator = self._generator.globals
+        generator["rounds"] = 0
+        context = struct.pack("=6I", 0, len(self._frame), 0, self.source.ifindex, 0, 0)
+        with ExitStack() as stack:
+            make_poll(self.source.peer, stack)
+            stack.enter_context(netns.inside(self.source.netns_fd))  # the ifindex means something here only
+            amount.send(lambda chunk: self._make(context, chunk), CHUNK)
+        if generator["refused"]:
+            raise TrafficError(f"flood {self.source.name}: the frame is too short for its own headers")
+        return int(generator["rounds"])  # more than was asked for, if a signal interrupted a run
+
+    def _make(self, context: bytes, chunk: int) -> int:
+        live = kernel_bpf.F_TEST_XDP_LIVE_FRAMES
         try:
             kernel_bpf.prog_test_run(
-                fd,
-                self._frame,
-                repeat=chunk,
-                context=context,
-                flags=kernel_bpf.F_TEST_XDP_LIVE_FRAMES,
-                batch=min(BATCH, chunk),
+                self._generator.fd, self._frame, repeat=chunk, context=context, flags=live, batch=min(BATCH, chunk)
             )
         except OSError as error:
             raise TrafficError(
                 f"flood {self.source.name}: the kernel refused live frames",
                 kernel=libbpf.sentence(error.errno or 0),
-                mend="they exist since Linux 5.18; a frame is 14 to 3,520 bytes",
+                mend='they exist since Linux 5.18, for frames of 14 to 3,520 bytes; via="packet" needs neither',
             ) from error
+        return chunk
 
 
-def _settled(peer: Interface, before: int, offered: int) -> int:
-    """What the peer received, once all came or its counter stood still between two looks."""
+class PacketFlood(Flood):
+    """Frames sent by an AF_PACKET socket, many a system call."""
+
+    via = "packet"
+
+    def __init__(self, source: Interface, frame: Any, *, flows: int = 1) -> None:
+        super().__init__(source, frame, flows=flows)
+        fields = flow_fields(self._frame)
+        made = [flow_frame(self._frame, fields, flow) for flow in range(flows)]
+        self._frames = packet.FrameBatch(made * max(1, packet.FRAMES_A_CALL // flows))
+        self._next = 0
+        sender = source.namespace.run(packet.open_sender, source.short_name)
+        self._sender = sender
+        self._stack.callback(closing.soon, sender.close)
+
+    def _offer(self, amount: Amount) -> int:
+        self._next = offered = 0
+
+        def send(chunk: int) -> int:
+            nonlocal offered
+            try:
+                sent = self._frames.send(self._sender, self._next, chunk) or 1  # a frame that was not taken is lost
+            except OSError as error:
+                raise TrafficError(
+                    f"flood {self.source.name}: a frame of {len(self._frame)} bytes was refused",
+                    kernel=error.strerror or str(error),
+                    mend="a frame is 14 bytes (Ethernet) to MTU + 18 (with a VLAN tag), and its interface is up",
+                ) from error
+            self._next = (self._next + sent) % len(self._frames)
+            offered += sent
+            return sent
+
+        amount.send(send, packet.FRAMES_A_CALL)
+        return offered
+
+
+FLOODS: dict[str, type[Flood]] = {each.via: each for each in (LiveFlood, PacketFlood)}
+
+
+class Floods:
+    """The floods of a network, kept ready: loading a generator takes 30 ms, and measurements flood again and again."""
+
+    MOST = 4
+
+    def __init__(self) -> None:
+        self._ready: dict[tuple[str, str, bytes, int], Flood] = {}
+
+    def of(self, source: Interface, frame: Any, flows: int, via: str) -> Flood:
+        """A flood for this source, template and number of flows."""
+        if via not in FLOODS:
+            raise TrafficError(f'flood via {via!r}: "live" and "packet" exist')
+        key = (via, source.name, bytes(frame), flows)
+        if key not in self._ready:
+            if len(self._ready) >= self.MOST:
+                self._ready.pop(next(iter(self._ready))).close()
+            self._ready[key] = FLOODS[via](source, frame, flows=flows)
+        return self._ready[key]
+
+    def close(self) -> None:
+        """Gives everything back."""
+        while self._ready:
+            self._ready.popitem()[1].close()
+
+
+def _counting_sink(sink: Interface, stack: ExitStack) -> Callable[[], int]:
+    from lab import bpf
+
+    with journal():  # the lab's own program is no news
+        program = stack.enter_context(bpf.load(instruments.path("sink")))
+        stack.enter_context(program.attach(sink, mode=Mode.NATIVE))
+    return lambda: int(program.globals["received"])
+
+
+def _settled(count: Callable[[], int], before: int, offered: int) -> int:
+    """What was received, once all of it was, or the kernel has nothing under way and the count stands still."""
     last = -1
-
-    def done() -> bool:
-        nonlocal last
-        now = peer.counters().rx_packets - before
-        if now >= offered or now == last:
-            return True
+    deadline = time.monotonic() + LONGEST_S
+    while last < offered and time.monotonic() < deadline:
+        softirq.settle()
+        now = count() - before
+        if now == last:
+            break
         last = now
-        return False
+    return min(last, offered)
 
-    wait_until(done, within_s=SETTLE_S, what=f"the counter of {peer.name} to stand still")
-    return min(peer.counters().rx_packets - before, offered)
+
+def _sleep_until(moment_s: float) -> None:
+    """Asleep while there is time, awake for the last 100 µs."""
+    while (left := moment_s - time.monotonic()) > 0:
+        if left > 0.0002:
+            time.sleep(left - 0.0001)

@@ -17,6 +17,8 @@ TCP, UDP = 6, 17
 FRAGMENT, AUTHENTICATION = 44, 51
 EXTENSIONS = (0, 43, FRAGMENT, AUTHENTICATION, 60)
 L4_CHECKSUM = {TCP: 16, UDP: 6}
+PORT_BITS = 14
+"""PORTS_A_ADDRESS of flows.h: so many flows, as a power of two, before the source address is the next one."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,45 @@ def flow_knobs(frame: bytes, flows: int) -> dict[str, Any]:
     }
 
 
+def check_flows(frame: bytes, flows: int) -> None:
+    """TrafficError when the source ports of so many flows, counted up from the frame's, run past 65,535."""
+    first = _be16(frame, flow_fields(frame).port)
+    last = first + min(flows, 1 << PORT_BITS) - 1
+    if last > 0xFFFF:
+        raise TrafficError(
+            f"vary the flows of a frame: {flows:,} flows from port {first} run to {last}",
+            mend=f"src_port={0x10000 - (1 << PORT_BITS)} or below",
+        )
+
+
+def flow_frame(frame: bytes, fields: FlowFields, flow: int) -> bytes:
+    """The frame of flow number `flow`, as `next_flow` in lab/instruments/flows.h makes it, checksums kept right."""
+    made = bytearray(frame)
+    (address,) = struct.unpack_from("!I", frame, fields.address)
+    struct.pack_into("!I", made, fields.address, (address + (flow >> PORT_BITS)) & 0xFFFFFFFF)
+    struct.pack_into("!H", made, fields.port, (_be16(frame, fields.port) + (flow & ((1 << PORT_BITS) - 1))) & 0xFFFF)
+    diff = _difference(frame, made, fields.address, 4)
+    if fields.ip_checksum != NOT_THERE:
+        struct.pack_into("!H", made, fields.ip_checksum, _updated(_be16(frame, fields.ip_checksum), diff))
+    before = _be16(frame, fields.l4_checksum)
+    if before or fields.protocol != UDP:  # a UDP checksum of 0 says that there is none (RFC 768)
+        after = _updated(before, diff + _difference(frame, made, fields.port, 2))
+        struct.pack_into("!H", made, fields.l4_checksum, after or (0xFFFF if fields.protocol == UDP else 0))
+    return bytes(made)
+
+
+def _difference(before: bytes, after: bytes | bytearray, at: int, length: int) -> int:
+    return sum((~_be16(before, place) & 0xFFFF) + _be16(after, place) for place in range(at, at + length, 2))
+
+
+def _updated(checksum: int, diff: int) -> int:
+    """RFC 1624, equation 3."""
+    total = (~checksum & 0xFFFF) + diff
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
 def _fields(frame: bytes) -> FlowFields:
     at = 12
     while (kind := _be16(frame, at)) in TAGS:
@@ -89,7 +130,7 @@ def _behind_extensions(frame: bytes, at: int) -> tuple[int, int]:
     return protocol, place
 
 
-def _be16(frame: bytes, at: int) -> int:
+def _be16(frame: bytes | bytearray, at: int) -> int:
     number: int = struct.unpack_from("!H", frame, at)[0]
     return number
 

@@ -22,6 +22,7 @@ from lab.traffic.stream import Stream
 from lab.traffic.trail import Trail
 
 if TYPE_CHECKING:
+    from lab.traffic.flood import Floods
     from lab.traffic.iperf3 import Iperf3Result
 
 LONGEST_EXCHANGE_S = 1.0
@@ -33,6 +34,7 @@ class Network(networks.Network):
     def __init__(self, topology: Topology) -> None:
         super().__init__(topology)
         self._exchanger: Exchanger | None = None
+        self._floods: Floods | None = None
 
     def send(self, stream: Stream, *, canary: bool = True) -> Delivery:
         """Sends a stream, and counts what arrives at its end.
@@ -129,12 +131,23 @@ class Network(networks.Network):
         count: int | None = None,
         seconds: float | None = None,
         rate_pps: float | None = None,
+        sink: str = "",
+        via: str = "live",
     ) -> Delivery:
-        """Millions of frames a second out of a veth, made from one frame by varying its source address and port."""
-        from lab.traffic.flood import Flood
+        """Millions of frames a second out of a veth, made from one frame by varying its source address and port.
 
-        with Flood(self.interface(source), frame, flows=flows) as flood:
-            delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps)
+        `count` frames, or for `seconds` (a minute at most). Received is what the other end of the veth counted; with
+        a `sink` ("server/eth0", on which no XDP program may sit), what came in there, and is dropped there.
+        `via="packet"` has the frames pass the egress of `source` too, at a tenth of the speed.
+        """
+        from lab.traffic.flood import Amount, Floods
+
+        amount = Amount(count, seconds, rate_pps)
+        if self._floods is None:
+            self._floods = Floods()
+            self.on_close("close floods", self._close_floods)
+        flood = self._floods.of(self.interface(source), frame, flows, via)
+        delivery = flood.run(amount, self.interface(sink) if sink else None)
         note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
         return delivery
 
@@ -157,6 +170,11 @@ class Network(networks.Network):
         if self._exchanger is not None:
             self._exchanger.close()
             self._exchanger = None
+
+    def _close_floods(self) -> None:
+        if self._floods is not None:
+            self._floods.close()
+            self._floods = None
 
 
 class Sending:

@@ -13,7 +13,6 @@ from lab import Direction, Mode, Network, Stream, Topology, expect
 from lab.bpf.loader import Loader
 from lab.errors import TrafficError
 from lab.traffic import frames
-from lab.traffic.flood import Flood
 
 TOPOLOGY = Topology.pair("client", "server")
 CHAIN = Topology.chain("client", "dut", "server")
@@ -151,11 +150,8 @@ def test_a_flood_keeps_to_its_rate(net: Network, bpf: Loader) -> None:
     """Paced floods are within a tenth of the rate that was asked for."""
     frame = frames.udp(net, "client", "server", dst_port=9)
     program = bpf.load(DROP, program="drop_xdp")
-    with (
-        program.attach(net.interface("server/eth0"), mode=Mode.NATIVE),
-        Flood(net.interface("client/eth0"), frame, flows=16) as flood,
-    ):
-        delivery = flood.run(seconds=0.3, rate_pps=100_000)
+    with program.attach(net.interface("server/eth0"), mode=Mode.NATIVE):
+        delivery = net.flood("client/eth0", frame, flows=16, seconds=0.3, rate_pps=100_000)
     assert 25_000 <= delivery.offered <= 33_000
 
 
