@@ -35,16 +35,16 @@ def _print(seen: Examination) -> None:
         f"{about['memory_gib']} GiB, Python {about['python']}\n"
     )
     click.echo("MACHINE")
-    print_table(("", "there", "seen", "gives"), [_row(check) for check in seen.checks])
-    click.echo("\nKERNEL")
-    print_table(("feature", "there", "seen", "gives"), [_row(check) for check in seen.features])
+    print_table(("", "there", "gives", "seen"), [_row(check) for check in seen.checks])
+    click.echo("\nFEATURES")
+    print_table(("", "there", "gives", "seen"), [_row(check) for check in seen.features])
     _print_mends([*seen.checks, *seen.features])
     _print_scenarios(seen)
     _print_verdict(seen)
 
 
 def _row(check: Check) -> tuple[str, str, str, str]:
-    return check.name, "NO" if check.blocks else check.answer, check.detail, check.gives
+    return check.name, "NO" if check.blocks else check.answer, check.gives, check.detail
 
 
 def _print_mends(checks: list[Check]) -> None:
@@ -56,6 +56,9 @@ def _print_mends(checks: list[Check]) -> None:
 
 def _print_scenarios(seen: Examination) -> None:
     if not seen.scenarios:
+        return
+    if seen.blocking:
+        click.echo(f"\nSCENARIOS\n{len(seen.scenarios)} found; none can run before the required things are there.")
         return
     lost = seen.costs
     click.echo(f"\nSCENARIOS\n{len(seen.scenarios) - len(lost)} of {len(seen.scenarios)} can run here.")

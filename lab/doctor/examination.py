@@ -24,12 +24,12 @@ class Examination:
     @property
     def blocking(self) -> list[Check]:
         """What must be mended before anything runs."""
-        return [check for check in self.checks if check.blocks]
+        return [check for check in (*self.checks, *self.features) if check.blocks]
 
     @property
     def costs(self) -> dict[str, list[str]]:
-        """The scenarios that cannot run here, with the features each lacks."""
-        missing = {check.name for check in (*self.checks, *self.features) if check.answer == "no"}
+        """The scenarios that are skipped here, with the features that each lacks or that nobody could tell of."""
+        missing = {check.name for check in (*self.checks, *self.features) if check.answer != "yes"}
         lacking = {scenario.nodeid: [name for name in scenario.needs if name in missing] for scenario in self.scenarios}
         return {nodeid: names for nodeid, names in lacking.items() if names}
 
@@ -46,7 +46,7 @@ class Examination:
 
 
 def examine(project: Path) -> Examination:
-    """Looks at this machine for the scenarios of `project`; changes nothing."""
+    """Looks at this machine for the scenarios of `project`; what it tries is gone afterwards."""
     return Examination(
         description=machine.describe(),
         checks=tuple(sorted((*machine.look(), *kernel.look_at_basics()), key=lambda check: not check.required)),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lab.doctor.check import Check
@@ -15,11 +14,13 @@ from lab.errors import LabError, NeedsRoot
 if TYPE_CHECKING:
     from lab.features import State
 
+REQUIRED = ("btf",)
+"""The features without which no program is loaded; the others are what single scenarios need."""
+
 
 def look_at_basics() -> Iterator[Check]:
     """What every scenario needs of the kernel."""
     yield _system_call()
-    yield _btf()
     yield _namespaces()
 
 
@@ -41,14 +42,6 @@ def _system_call() -> Check:
     return Check(name, "yes", True, gives, "made a map and closed it")
 
 
-def _btf() -> Check:
-    path = Path("/sys/kernel/btf/vmlinux")
-    gives = "the kernel's types, for CO-RE"
-    if path.is_file():
-        return Check("kernel BTF", "yes", True, gives, str(path))
-    return Check("kernel BTF", "no", True, gives, f"{path} is missing", "a kernel with CONFIG_DEBUG_INFO_BTF=y")
-
-
 def _namespaces() -> Check:
     """Makes one and leaves it; only root can tell."""
     from lab.kernel import netns
@@ -67,18 +60,17 @@ def _namespaces() -> Check:
 
 
 def look_at_features() -> Iterator[Check]:
-    """Every feature that the lab knows how to ask for; nothing here is required by itself, and tools stand above.
+    """Every feature that the lab knows how to ask for, required ones first; the tools among them stand above.
 
     Only what is known to be missing is mended: without root nothing can be told, and that is said once, above.
     """
     from lab import features
 
     above = {tool.command for tool in TOOLS}
-    for each in features.probe():
-        if each.name not in above:
-            yield Check(
-                each.name, each.answer, False, each.feature.gives, _seen(each), each.mend if each.answer == "no" else ""
-            )
+    states = [state for state in features.probe() if state.name not in above]
+    for state in sorted(states, key=lambda state: state.name not in REQUIRED):
+        mend = state.mend if state.answer == "no" else ""
+        yield Check(state.name, state.answer, state.name in REQUIRED, state.feature.gives, _seen(state), mend)
 
 
 def _seen(state: State) -> str:

@@ -65,8 +65,6 @@ def look() -> Iterator[Check]:
     yield from (_tool(tool) for tool in TOOLS)
     yield from (_header(Path(path), package) for path, package in HEADERS)
     yield _libbpf()
-    yield _jit()
-    yield _cgroup2()
     yield _cpus()
 
 
@@ -127,26 +125,6 @@ def _libbpf() -> Check:
     except LabError as error:
         return Check("libbpf", "no", True, gives, error.kernel, install("libbpf-dev"))
     return Check("libbpf", "yes", True, gives, version)
-
-
-def _jit() -> Check:
-    path = Path("/proc/sys/net/core/bpf_jit_enable")
-    gives = "programs at full speed"
-    if not path.exists():
-        return Check("BPF JIT", "unknown", False, gives, f"{path} is missing", "a kernel with CONFIG_BPF_JIT=y")
-    if path.read_text().strip() == "0":
-        return Check("BPF JIT", "no", False, gives, "off", "sudo sysctl net.core.bpf_jit_enable=1")
-    return Check("BPF JIT", "yes", False, gives, "on")
-
-
-def _cgroup2() -> Check:
-    """Where cgroup v2 is mounted, from the mount table: its place differs between distributions."""
-    mounts = (line.split() for line in Path("/proc/self/mounts").read_text().splitlines())
-    places = [fields[1] for fields in mounts if fields[2] == "cgroup2"]
-    gives = "programs at cgroup hooks, sock_ops"
-    if places:
-        return Check("cgroup2", "yes", False, gives, places[0])
-    return Check("cgroup2", "no", False, gives, "not mounted", "sudo mount -t cgroup2 none /sys/fs/cgroup")
 
 
 def _cpus() -> Check:

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,6 +38,15 @@ class TestNetkit:
 """
 
 
+REPOSITORY = Path(__file__).parents[2]
+
+
+def examined() -> dict[str, Any]:
+    done = subprocess.run([sys.executable, "-m", "lab.cli", "doctor", "--json"], capture_output=True, text=True)
+    seen: dict[str, Any] = json.loads(done.stdout)
+    return seen
+
+
 def examination(*checks: Check, features: tuple[Check, ...] = (), scenarios: tuple[Scenario, ...] = ()) -> Examination:
     return Examination({}, checks, features, scenarios)
 
@@ -63,7 +73,7 @@ def test_a_file_that_does_not_parse_costs_only_itself(tmp_path: Path) -> None:
 
 
 def test_a_missing_feature_costs_the_scenarios_that_need_it() -> None:
-    """Absent is a cost and is named; there, and could-not-tell, are none."""
+    """What is absent is named, and so is what nobody could tell of: such a scenario is skipped as well."""
     seen = examination(
         features=(
             Check("tcx", "no", False, ""),
@@ -73,8 +83,24 @@ def test_a_missing_feature_costs_the_scenarios_that_need_it() -> None:
         scenarios=(Scenario("a", ("xdp", "tcx")), Scenario("b", ("xdp",)), Scenario("c", ("netkit",))),
     )
 
-    assert seen.costs == {"a": ["tcx"]}
+    assert seen.costs == {"a": ["tcx"], "c": ["netkit"]}
     assert not seen.blocking
+
+
+def test_a_missing_tool_costs_scenarios_too() -> None:
+    """`needs` may name a tool, which is no feature of the kernel."""
+    seen = examination(Check("iperf3", "no", False, ""), scenarios=(Scenario("a", ("iperf3",)), Scenario("b", ())))
+
+    assert seen.costs == {"a": ["iperf3"]}
+
+
+def test_every_name_a_scenario_needs_is_known() -> None:
+    """The project's own scenarios ask for nothing that the doctor does not look at."""
+    known = {check["name"] for part in ("checks", "features") for check in examined()[part]}
+
+    wanted = {name for scenario in scenarios_in(REPOSITORY / "scenarios") for name in scenario.needs}
+
+    assert wanted <= known
 
 
 def test_only_what_is_required_blocks() -> None:
@@ -89,7 +115,7 @@ def test_only_what_is_required_blocks() -> None:
 def test_a_tool_that_is_missing_names_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """With an empty PATH every tool is missing, and each mend is a package of the project's list."""
     monkeypatch.setenv("PATH", str(tmp_path))
-    packages = (Path(__file__).parents[2] / "debian-packages.txt").read_text().splitlines()
+    packages = (REPOSITORY / "debian-packages.txt").read_text().splitlines()
 
     checks = {check.name: check for check in machine.look()}
 
