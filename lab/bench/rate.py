@@ -7,6 +7,7 @@ confirmed by further trials, which are the samples.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from lab.bench.path import Path, counted
@@ -14,11 +15,11 @@ from lab.bench.pinned import pinned
 from lab.errors import MeasurementError
 from lab.model import statistics
 from lab.model.delivery import Delivery
+from lab.model.journal import journal
 from lab.model.measurement import Limit, Measurement, Trial
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
-    from lab.traffic.flood import Flood
 
 METHOD = "live_frames"
 SEARCH_STEPS = 6
@@ -41,38 +42,37 @@ def measure_rate(
     for the median. Everything runs on one CPU: generator and program share it, so this is what one core does.
     MeasurementError when even a slow stream loses frames.
     """
-    from lab.traffic.flood import Flood
     from lab.traffic.network import Network
 
     with Network(path.topology) as network:
         if path.prepare:
             path.prepare(network)
         template = frame(network) if callable(frame) else frame
-        with (
-            path.attach(program, network),
-            Flood(network.interface(path.source), template, flows=flows) as flood,
-            pinned(),
-        ):
-            highest = flood.run(seconds=trial_s)
-            rate = _without_loss(flood, trial_s, highest)
-            kept = [flood.run(seconds=trial_s, rate_pps=rate) for _ in range(trials)]
+
+        def offer(rate_pps: float | None) -> Delivery:
+            return network.flood(path.source, template, flows=flows, seconds=trial_s, rate_pps=rate_pps)
+
+        with path.attach(program, network), pinned(), journal():  # trials are no scenarios: their notes are dropped
+            highest = offer(None)
+            rate = _without_loss(offer, path, highest)
+            kept = [offer(rate) for _ in range(trials)]
     return _measurement(program, subject or f"{path.how}, {counted(flows)}", flows, kept, highest, above_pps)
 
 
-def _without_loss(flood: Flood, trial_s: float, highest: Delivery) -> float | None:
+def _without_loss(offer: Callable[[float | None], Delivery], path: Path, highest: Delivery) -> float | None:
     """The highest rate without loss: None (as fast as it goes) when the unpaced trial lost nothing."""
     if not highest.lost:
         return None
     low, high = 0.0, highest.offered / highest.duration_s
     for _ in range(SEARCH_STEPS):
         rate = (low + high) / 2
-        if flood.run(seconds=trial_s, rate_pps=rate).lost:
+        if offer(rate).lost:
             high = rate
         else:
             low = rate
     if not low:
         raise MeasurementError(
-            f"measure the rate from {flood.source.name}: {high:,.0f} packets/s still lose frames",
+            f"measure the rate from {path.source}: {high:,.0f} packets/s still lose frames",
             mend="look at the counters of the interfaces on the path: is one without a receiver for XDP_TX?",
         )
     return low

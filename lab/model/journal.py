@@ -27,7 +27,7 @@ class Note:
         return self.source() if callable(self.source) else self.source
 
 
-@dataclass
+@dataclass(eq=False)
 class Journal:
     """The notes of one scenario, in the order in which they were made."""
 

@@ -99,6 +99,15 @@ def test_notes_go_to_the_innermost_journal() -> None:
     assert (inner.of("delivery"), outer.of("delivery")) == ([{"offered": 1}], [{"offered": 2}])
 
 
+def test_two_empty_journals_are_two() -> None:
+    """The inner one ends first, and the outer one goes on listening, though they look alike."""
+    with journal() as outer:
+        with journal():
+            pass
+        note("delivery", {"offered": 3})
+    assert outer.of("delivery") == [{"offered": 3}]
+
+
 def test_an_error_crosses_a_process_border_whole() -> None:
     """pytest-xdist pickles exceptions; what, kernel and mend arrive."""
     sent = AttachError("attach x to y: refused", kernel="veth: no", mend="use z")
