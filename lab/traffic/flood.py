@@ -80,7 +80,7 @@ class Amount:
         return int((passed_s // TURN_S + 1) * TURN_S * self.rate_pps)
 
 
-class Flood(ABC):
+class AnyFlood(ABC):
     """A source and a template, ready to send; `run` may be called again and again."""
 
     via = ""
@@ -106,16 +106,26 @@ class Flood(ABC):
         """Gives everything back."""
         self._stack.close()
 
-    def run(self, amount: Amount, sink: Interface | None = None) -> Delivery:
-        """Sends it, and waits until the last frame is counted. TrafficError when none came to the peer."""
+    def run(
+        self,
+        *,
+        count: int | None = None,
+        seconds: float | None = None,
+        rate_pps: float | None = None,
+        sink: Interface | None = None,
+    ) -> Delivery:
+        """Sends so much, and waits until the last frame is counted. TrafficError when none came to the peer."""
+        return self._run(Amount(count, seconds, rate_pps), sink)
+
+    def _run(self, amount: Amount, sink: Interface | None) -> Delivery:
         peer = self.source.peer
         with ExitStack() as stack:
-            count = _counting_sink(sink, stack) if sink else lambda: peer.counters().rx_packets
-            before, entered = count(), peer.counters().rx_packets
+            counted = _counting_sink(sink, stack) if sink else lambda: peer.counters().rx_packets
+            before, entered = counted(), peer.counters().rx_packets
             start = time.monotonic()
             offered = self._offer(amount)
             duration_s = time.monotonic() - start
-            received = _settled(count, before, offered)
+            received = _settled(counted, before, offered)
             if peer.counters().rx_packets == entered:
                 raise TrafficError(
                     f"flood {self.source.name}: none of {offered:,} frames came to {peer.name}",
@@ -128,7 +138,7 @@ class Flood(ABC):
         """Sends frames; gives how many were offered."""
 
 
-class LiveFlood(Flood):
+class Flood(AnyFlood):
     """Frames made and sent by a program under BPF_PROG_RUN."""
 
     via = "live"
@@ -184,7 +194,7 @@ class LiveFlood(Flood):
         return chunk
 
 
-class PacketFlood(Flood):
+class PacketFlood(AnyFlood):
     """Frames sent by an AF_PACKET socket, many a system call."""
 
     via = "packet"
@@ -220,7 +230,7 @@ class PacketFlood(Flood):
         return offered
 
 
-FLOODS: dict[str, type[Flood]] = {each.via: each for each in (LiveFlood, PacketFlood)}
+FLOODS: dict[str, type[AnyFlood]] = {each.via: each for each in (Flood, PacketFlood)}
 
 
 class Floods:
@@ -229,9 +239,9 @@ class Floods:
     MOST = 4
 
     def __init__(self) -> None:
-        self._ready: dict[tuple[str, str, bytes, int], Flood] = {}
+        self._ready: dict[tuple[str, str, bytes, int], AnyFlood] = {}
 
-    def of(self, source: Interface, frame: Any, flows: int, via: str) -> Flood:
+    def of(self, source: Interface, frame: Any, flows: int, via: str) -> AnyFlood:
         """A flood for this source, template and number of flows."""
         if via not in FLOODS:
             raise TrafficError(f'flood via {via!r}: "live" and "packet" exist')

@@ -140,14 +140,14 @@ class Network(networks.Network):
         a `sink` ("server/eth0", on which no XDP program may sit), what came in there, and is dropped there.
         `via="packet"` has the frames pass the egress of `source` too, at a tenth of the speed.
         """
-        from lab.traffic.flood import Amount, Floods
+        from lab.traffic.flood import Floods
 
-        amount = Amount(count, seconds, rate_pps)
         if self._floods is None:
             self._floods = Floods()
             self.on_close("close floods", self._close_floods)
         flood = self._floods.of(self.interface(source), frame, flows, via)
-        delivery = flood.run(amount, self.interface(sink) if sink else None)
+        at_sink = self.interface(sink) if sink else None
+        delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps, sink=at_sink)
         note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
         return delivery
 
