@@ -22,6 +22,16 @@ class InterfaceTarget(NamespaceTarget, Protocol):
     def ifindex(self) -> int: ...
 
 
+class VethTarget(InterfaceTarget, Protocol):
+    """One end of a veth that knows the other; `short_name` is the kernel's ("eth0")."""
+
+    @property
+    def short_name(self) -> str: ...
+
+    @property
+    def peer(self) -> VethTarget: ...
+
+
 class CgroupTarget(Protocol):
     """A cgroup v2 folder, held by a file descriptor."""
 

@@ -30,9 +30,8 @@ def attach(program: Attachable, target: Any) -> Attachment:
     try:
         link = make_link(program, target.netns_fd, attach_type)
     except OSError as error:
-        raise refusal(
-            program, target.name, how, error, mend=ROOM[program.type] if error.errno in FULL else ""
-        ) from error
+        mend = ROOM[program.type] if error.errno in FULL else ""
+        raise refusal(program, target.name, how, error, mend=mend) from error
     return Attachment(program.name, target.name, how, link.facts, link.undo, link.replace)
 
 

@@ -7,11 +7,12 @@ import errno
 import os
 import struct
 from contextlib import ExitStack
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from lab.bpf.attach.hooks import PERF_EVENT, TRACE_KPROBE_MULTI
 from lab.bpf.attach.link import make_link, refusal
-from lab.bpf.attach.tracing import check_nothing, event_of, look_alikes
+from lab.bpf.attach.tracing import check_nothing, event_of, known_events, look_alikes
 from lab.bpf.attachment import Attachment
 from lab.errors import AttachError, FeatureMissing
 from lab.kernel import bpf, perf_event, tracefs
@@ -52,7 +53,7 @@ def _tracepoint(program: Attachable, event: str) -> Attachment:
     try:
         number = tracefs.event_id(category, name)
     except FileNotFoundError as error:
-        mend = look_alikes(event, tracefs.events())
+        mend = look_alikes(event, known_events())
         raise AttachError(
             f"attach {program.name}: there is no tracepoint {event}", kernel=str(error), mend=mend
         ) from error
@@ -80,7 +81,7 @@ def _multi(program: Attachable, kind: str, pattern: str) -> Attachment:
     """kprobe.multi (Linux 5.18): every function that the pattern of the section means ("tcp_*") in one call."""
     how = f"{kind} {pattern}"
     there = tracefs.functions()
-    functions = [each for each in there if _matches(each, pattern)]
+    functions = [each for each in there if fnmatchcase(each, pattern)]
     if there and not functions:
         raise AttachError(f"attach {program.name}: {how}: no function has this name", mend=look_alikes(pattern, there))
     texts = [ctypes.create_string_buffer(each.encode()) for each in functions or [pattern]]
@@ -94,12 +95,6 @@ def _multi(program: Attachable, kind: str, pattern: str) -> Attachment:
         raise refusal(program, "", how, error, mend=mend) from error
     link.facts["functions"] = len(texts)
     return Attachment(program.name, "the kernel", how, link.facts, link.undo)
-
-
-def _matches(function: str, pattern: str) -> bool:
-    from fnmatch import fnmatchcase
-
-    return fnmatchcase(function, pattern)
 
 
 def _clock(program: Attachable, rate_hz: int) -> Attachment:

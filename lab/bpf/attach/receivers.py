@@ -8,9 +8,10 @@ the namespace, into which it could redirect, get GRO. Both end with the attachme
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from lab.errors import LabError
 from lab.kernel import bpf, ethtool, netns
 from lab.kernel.tiny_program import TinyProgram, returning
+from lab.model.target import VethTarget
 
 PROG_TYPE_XDP, BPF_XDP = 6, 37
 XDP_PASS = 2
@@ -70,20 +72,26 @@ def give_way(target: Any) -> None:
 
 
 def come_back(target: Any) -> None:
-    """The user's program has gone; whoever wanted a receiver there has it again."""
+    """The user's program has gone; whoever wanted a receiver there has it again, unless the interface is gone too."""
     receiver = _receivers.get(_place(target))
     if receiver is not None and receiver.link < 0:
-        receiver.link = _link_at(target)
+        with suppress(OSError, LabError):
+            receiver.link = _link_at(target)
 
 
-def _pass_at(peer: Any, undo: ExitStack) -> str:
+def _pass_at(peer: VethTarget, undo: ExitStack) -> str:
     place = _place(peer)
     receiver = _receivers.setdefault(place, _Receiver())
     receiver.wanted += 1
     undo.callback(_release, place)
     if receiver.link < 0:
-        receiver.link = _link_at(peer)
-    return f"{peer.name}: XDP_PASS program" if receiver.link >= 0 else f"{peer.name}: has XDP of its own"
+        try:
+            receiver.link = _link_at(peer)
+        except OSError as error:
+            if error.errno == errno.EBUSY:
+                return f"{peer.name}: has native XDP of its own"
+            return f"{make_poll(peer, undo)}, and XDP_TX is lost: no native XDP there ({error.strerror})"
+    return f"{peer.name}: XDP_PASS program"
 
 
 def _release(place: Place) -> None:
@@ -95,13 +103,11 @@ def _release(place: Place) -> None:
             os.close(receiver.link)
 
 
-def _link_at(peer: Any) -> int:
-    """The pass program's link, or -1 where another program sits or the interface is gone."""
-    try:
-        with netns.inside(peer.netns_fd):
-            return bpf.link_create(_pass_program(), peer.ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
-    except (OSError, LabError):
-        return -1
+def _link_at(peer: VethTarget) -> int:
+    """The pass program's link; OSError where it is refused: EBUSY for another native program, EEXIST for generic."""
+    program = _pass_program()
+    with netns.inside(peer.netns_fd):
+        return bpf.link_create(program, peer.ifindex, BPF_XDP, XDP_FLAGS_DRV_MODE)
 
 
 @cache
@@ -124,7 +130,7 @@ def _pass_program() -> int:
     return program
 
 
-def make_poll(peer: Any, undo: ExitStack) -> str:
+def make_poll(peer: VethTarget, undo: ExitStack) -> str:
     """Turns GRO on at a veth's end, which has it take redirected frames; off again with the last who wanted it."""
     place = _place(peer)
     polling = _polling.setdefault(place, _Polling())

@@ -66,7 +66,7 @@ def _raw(program: Attachable, event: str) -> Attachment:
     except OSError as error:
         mend = MENDS.get(error.errno or 0, "")
         if error.errno == errno.ENOENT:
-            mend = look_alikes(event, [each.partition("/")[2] for each in _events()])
+            mend = look_alikes(event, [each.partition("/")[2] for each in known_events()])
         raise refusal(program, "", how, error, mend=mend) from error
     return Attachment(program.name, "the kernel", how, link.facts, link.undo)
 
@@ -77,7 +77,8 @@ def look_alikes(event: str, there: list[str]) -> str:
     return f"there are {', '.join(close)}" if close else "`bpftool perf` and tracefs list what there is"
 
 
-def _events() -> list[str]:
+def known_events() -> list[str]:
+    """All tracepoints; none where tracefs does not tell."""
     try:
         return tracefs.events()
     except OSError:
