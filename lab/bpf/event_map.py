@@ -53,7 +53,10 @@ class EventMap(Map):
 
     @property
     def lost(self) -> int:
-        """Events that a perf buffer had no room for; a ring buffer's program is told, and counts by itself."""
+        """Events that a perf buffer had no room for, as the kernel reports them with the next one that fits.
+
+        0 for a ring buffer: its program is told, and counts by itself.
+        """
         reader = self._buffer()
         reader.wait(0, 0)
         return reader.lost

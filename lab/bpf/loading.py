@@ -157,8 +157,17 @@ class _Loading:
             if wanted is not None and not (0 < wanted < 1 << 32 and each.set_max_entries(wanted)):
                 raise LoadError(f"load {self.stem}: {wanted} entries for map {each.name}", mend="1 to 4,294,967,295")
             shared = self.wishes.share.get(each.name)
-            if shared is not None and not (shared.fd >= 0 and each.reuse(shared.fd)):
-                raise LoadError(f"load {self.stem}: {shared!r} cannot be shared as {each.name}")
+            if shared is not None and not (self._fits(each.name, shared) and each.reuse(shared.fd)):
+                raise LoadError(
+                    f"load {self.stem}: {shared!r} cannot be shared as {each.name}",
+                    mend="its type and the sizes of its key and value must be those of the declaration",
+                )
+
+    def _fits(self, name: str, shared: Map) -> bool:
+        """libbpf would take any map."""
+        declared, facts = self._declared(name), shared.facts
+        there = (facts.type, facts.key_bytes, facts.value_bytes)
+        return shared.fd >= 0 and there == (declared.type, declared.key_bytes, declared.value_bytes)
 
     # The load.
 
@@ -249,6 +258,8 @@ class _Loading:
             kind = next((name for name in wanted if each.section == name or each.section.startswith(f"{name}.")), "")
             if kind and types is not None:
                 for variable in self.file.variables(each.section).values():
+                    if variable.name.endswith(".____fmt"):  # of bpf_printk
+                        continue
                     layout = layout_of(types, variable.type_id)
                     found[variable.name] = each, Place(each.fd, variable.offset, layout, constant=kind == KNOBS)
         return found

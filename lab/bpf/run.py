@@ -108,7 +108,7 @@ def _run_once(program: Program, raw: bytes, context: bytes) -> bpf.TestRun:
             raw,
             repeat=0 if kind in NO_REPEAT else 1,
             context=context,
-            context_bytes=_context_room(kind, context),
+            context_bytes=CONTEXTS[kind][0] if kind in CONTEXTS else 0,
             room_bytes=0 if kind in NO_FRAME else bpf.FRAME_ROOM,
         )
     except OSError as error:
@@ -143,12 +143,6 @@ def _context(program: Program, raw: bytes, given: Any, ingress: NamespaceTarget 
     return encode_context(kind, given, len(raw))
 
 
-def _context_room(kind: str, context: bytes) -> int:
-    if kind in CONTEXTS:
-        return CONTEXTS[kind][0]
-    return len(context) if kind == "syscall" else 0
-
-
 def _result(kind: str, done: bpf.TestRun, duration_ns: int) -> RunResult:
     family = FAMILIES.get(kind, "")
     number = done.retval - (1 << 32) if family == "tc" and done.retval >> 31 else done.retval
@@ -171,8 +165,8 @@ def _mend(kind: str, number: int) -> str:
         return f"this kernel cannot run programs of type {kind} so: attach it, and send what it waits for"
     if number == errno.EINVAL and kind == "xdp":
         return (
-            "a frame of more than 3.5 KB needs a program in section xdp.frags; an ingress interface needs a native XDP "
-            'program attached to it (or give its namespace alone: ingress=net["server"])'
+            "before Linux 5.18 a frame has at most 3.5 KB; an ingress interface may need a native XDP program attached "
+            'to it (or give its namespace alone: ingress=net["server"])'
         )
     if number == errno.ENODEV:
         return "there is no such interface in this namespace: ingress=net.interface(...) enters the right one"

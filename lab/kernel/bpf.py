@@ -243,7 +243,7 @@ class _TestRun(ctypes.Structure):
         ("duration", c_uint32),
         ("ctx_size_in", c_uint32),
         ("ctx_size_out", c_uint32),
-        ("ctx_in", c_char_p),
+        ("ctx_in", c_void_p),
         ("ctx_out", c_void_p),
         ("flags", c_uint32),
         ("cpu", c_uint32),
@@ -280,19 +280,24 @@ def prog_test_run(
 ) -> TestRun:
     """Runs a program in the kernel on `data`; from the second round on it sees its own output.
 
-    `context_bytes` asks for the context back, and `room_bytes` is how much the frame may grow. With `flags`
-    F_TEST_XDP_LIVE_FRAMES the frames are real and go where the program sends them, `batch` at a time; nothing comes
-    back then. Types that take no frame want `data` empty and `room_bytes` 0.
+    `context_bytes` asks for the context back; with 0, what comes back is `context` as the kernel left it there, which
+    SYSCALL programs change. `room_bytes` is how much the frame may grow. With `flags` F_TEST_XDP_LIVE_FRAMES the
+    frames are real and go where the program sends them, `batch` at a time; nothing comes back then. Types that take no
+    frame want `data` empty and `room_bytes` 0.
     """
     live = bool(flags & F_TEST_XDP_LIVE_FRAMES)
     out = ctypes.create_string_buffer(0 if live else len(data) + room_bytes)
+    given = ctypes.create_string_buffer(context, len(context)) if context else None
     returned = ctypes.create_string_buffer(context_bytes) if context_bytes else None
     run = _TestRun(fd, 0, len(data), len(out), data or None, _address(out), repeat)
-    run.ctx_size_in, run.ctx_in = len(context), context or None
+    run.ctx_size_in, run.ctx_in = len(context), _address(given)
     run.ctx_size_out, run.ctx_out = context_bytes, _address(returned)
     run.flags, run.batch_size = flags, batch
     _run(run)
-    left = returned.raw[: run.ctx_size_out] if returned is not None else b""
+    if returned is not None:
+        left = returned.raw[: run.ctx_size_out]
+    else:
+        left = given.raw if given is not None else b""
     return TestRun(run.retval, ctypes.string_at(out, run.data_size_out), left, run.duration)
 
 
