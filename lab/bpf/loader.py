@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
@@ -38,6 +38,23 @@ class Loader:
         """A loaded program, as `lab.bpf.load` gives it; closed with this loader at the latest."""
         wishes = Wishes(program, knobs, max_entries or {}, share or {})
         loaded = load_file(find(source, self._near), wishes)
+        self._stack.callback(loaded.close)
+        return loaded
+
+    def load_bcc(
+        self,
+        source: str | os.PathLike[str],
+        /,
+        fn: str,
+        section: str = "",
+        *,
+        cflags: Sequence[str] = (),
+        **macros: Any,
+    ) -> Program:
+        """The function `fn` of a program in BCC style, a text or a path, as `lab.bpf.bcc.load` gives it."""
+        from lab.bpf import bcc
+
+        loaded = bcc.load(source, fn, section, cflags=cflags, **macros)
         self._stack.callback(loaded.close)
         return loaded
 
