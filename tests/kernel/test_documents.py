@@ -1,0 +1,53 @@
+"""What the README and the tutorial show works as it stands there."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+pytest_plugins = ["pytester"]
+
+ROOT = Path(__file__).parents[2]
+BLOCK = re.compile(r"^```(python|c)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+
+def blocks(document: str) -> list[tuple[str, str]]:
+    """The code blocks of a document: (language, text)."""
+    return [(found[1], found[2]) for found in BLOCK.finditer((ROOT / document).read_text())]
+
+
+def test_the_scenario_of_the_readme_passes(pytester: pytest.Pytester) -> None:
+    """Word for word, in a folder of its own."""
+    ((_, scenario),) = blocks("README.md")
+    (pytester.mkdir("scenarios") / "test_first.py").write_text(scenario)
+    pytester.runpytest_subprocess("scenarios").assert_outcomes(passed=1)
+
+
+def test_the_tutorial_can_be_followed(pytester: pytest.Pytester) -> None:
+    """Its program, its scenarios and its benchmark, written where it says."""
+    (_, program), (_, scenario), (_, benchmark) = blocks("docs/tutorial.md")
+    (pytester.mkdir("bpf") / "xdp_limit_ping.bpf.c").write_text(program)
+    (pytester.mkdir("scenarios") / "test_xdp_limit_ping.py").write_text(scenario)
+    (pytester.mkdir("benchmarks") / "bench_xdp_limit_ping.py").write_text(benchmark)
+    pytester.runpytest_subprocess("scenarios").assert_outcomes(passed=7)
+    pytester.runpytest_subprocess("benchmarks/bench_xdp_limit_ping.py").assert_outcomes(passed=2)
+
+
+def test_the_tutorials_scenarios_catch_what_it_says(pytester: pytest.Pytester) -> None:
+    """The off-by-one that it proposes turns just one row red."""
+    (_, program), (_, scenario), _ = blocks("docs/tutorial.md")
+    broken = program.replace("l4_bytes > sizeof", "l4_bytes >= sizeof")
+    assert broken != program
+    (pytester.mkdir("bpf") / "xdp_limit_ping.bpf.c").write_text(broken)
+    (pytester.mkdir("scenarios") / "test_xdp_limit_ping.py").write_text(scenario)
+    pytester.runpytest_subprocess("scenarios").assert_outcomes(passed=6, failed=1)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/design.md", "CONTRIBUTING.md"])
+def test_links_lead_somewhere(document: str) -> None:
+    """Every relative link names a file or folder of the project."""
+    page = ROOT / document
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
+        assert (page.parent / target).exists(), f"{document} links to {target}"
