@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from lab.errors import LoadError
@@ -27,7 +28,7 @@ def find(source: str | os.PathLike[str], near: Path | None = None) -> Path:
     folders = list(_folders(near))
     for folder in folders:
         for ending in (".bpf.c", ".bpf.o"):
-            if (folder / f"{text}{ending}").is_file():
+            if _is_there(folder / f"{text}{ending}"):
                 return folder / f"{text}{ending}"
     there = sorted({each.name.partition(".")[0] for folder in folders for each in folder.glob("*.bpf.[co]")})
     close = difflib.get_close_matches(text, there) or there
@@ -40,10 +41,17 @@ def find(source: str | os.PathLike[str], near: Path | None = None) -> Path:
 def _by_path(path: Path, near: Path | None) -> Path:
     places = [path] if near is None else [path, near / path]
     for place in places:
-        if place.is_file():
+        if _is_there(place):
             return place
     looked = " and ".join(str(place.absolute().parent) for place in places)
     raise LoadError(f"load {path}: there is no such file in {looked}", mend="a stem alone is looked for in bpf/")
+
+
+def _is_there(path: Path) -> bool:
+    """False also where it may not be looked at."""
+    with suppress(OSError):
+        return path.is_file()
+    return False
 
 
 def _folders(near: Path | None) -> Iterator[Path]:

@@ -6,6 +6,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -322,17 +323,23 @@ def test_closing_twice_is_closing_once(bpf):
     assert repr(program) == "<Program knobs: knobs xdp, closed>"
 
 
-def test_without_root_loading_says_so_in_a_sentence(tmp_path):
+@pytest.fixture
+def anyones():
+    """A folder that every user can read, which pytest's own are not."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def test_without_root_loading_says_so_in_a_sentence(anyones):
     """A process without rights gets NeedsRoot, not a traceback of libbpf's."""
-    ready = tmp_path / "knobs.bpf.o"
+    ready = anyones / "knobs.bpf.o"
     ready.write_bytes(build(SOURCES / "knobs.bpf.c").read_bytes())
     code = (
-        "import os, lab.bpf.loading; from lab import bpf\n"
+        "import os, lab.bpf.loader; from lab import bpf\n"
         "os.setuid(65534)\n"
         f"try: bpf.load({str(ready)!r}, program='knobs')\n"
         "except Exception as error: print(type(error).__name__, error)\n"
     )
-    for folder in (tmp_path, tmp_path.parent, tmp_path.parent.parent):
-        folder.chmod(0o755)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith("NeedsRoot load knobs: loading BPF programs needs root"), done.stderr
