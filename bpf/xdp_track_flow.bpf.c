@@ -1,0 +1,871 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * xdp_track_flow: who talks to whom, how much, since when, and in which state each TCP connection is.
+ *
+ * A flow is a 5-tuple in both directions: one entry, with counters for either side. The program watches: it drops
+ * nothing, and changes nothing. Attach it where both directions come in (both interfaces of a router): an interface
+ * that sees one of them tracks that one, and infers what the other must have said.
+ *
+ * VERDICTS: XDP_PASS, for every frame. What it does with one:
+ *   TCP, UDP, SCTP                 counted in the flow of its addresses, ports and protocol
+ *   ICMP and any other protocol    counted in the flow of its addresses and protocol; both ports are 0
+ *   first fragment                 counted in its flow, it has ports; its length is its own, not the datagram's
+ *   later fragment                 in no flow: it has no ports. outcomes: FRAGMENT
+ *   over 6 IPv6 extension headers  in no flow. outcomes: TOO_DEEP
+ *   malformed or truncated         in no flow. outcomes: MALFORMED (IP or transport header cut short, lengths that
+ *                                  contradict each other); the kernel drops it behind us
+ *   TCP flags of no sense          in no flow. outcomes: BAD_FLAGS. Of SYN, FIN, RST and ACK only SYN, SYN+ACK, ACK,
+ *                                  FIN+ACK, RST and RST+ACK make sense (SYN+FIN, or none at all, are port scans)
+ *   reset of no known flow         in no flow, and opens none. outcomes: STRAY_RESET
+ *   ARP, LLDP, a third VLAN tag    in no flow. outcomes: NOT_IP
+ *   One or two VLAN tags, IPv4 options and IPv6 extension headers change none of this. A tag is no part of a flow.
+ *   Each frame is in a flow or in one outcome; `verdicts` has all. Bytes are whole frames without FCS, as XDP has them.
+ *
+ * STATES, from what each side has sent and what of it the other side has acknowledged (RFC 9293, 3.3.2):
+ *   SYN_SENT      one SYN: a connection being opened, or half-open for good
+ *   SYN_CROSSED   a SYN from either side, none acknowledged: simultaneous open
+ *   SYN_RECEIVED  both, one of them acknowledged
+ *   ESTABLISHED   both acknowledged; also a connection whose beginning was not seen
+ *   FIN_WAIT      one FIN          CLOSE_WAIT  and it is acknowledged: half-closed
+ *   CLOSING       two FINs, none acknowledged        LAST_ACK  one of them acknowledged
+ *   TIME_WAIT     both acknowledged                  RESET     an RST that fits
+ *   ONE_WAY, TWO_WAY   all protocols but TCP: packets from one side, from both
+ *   An acknowledgement counts if it covers the SYN or FIN it is for; a reset, if its sequence number is within
+ *   RESET_REACH of what is known (RFC 5961 in the large). A SYN within a connection changes nothing (the peer answers
+ *   with a challenge ACK), but after RESET, or after TIME_WAIT with a later sequence number (RFC 6191), it opens a new
+ *   flow. Segments that bring nothing new are counted as retransmits (of a reordered one nobody could tell).
+ *
+ * EVENTS, on the ring buffer `events`: OPENED once for each flow, and one CLOSED_ when it ends, with all that was
+ * counted until then: CLOSED_FIN on TIME_WAIT, CLOSED_RST on RESET, CLOSED_IDLE, CLOSED_EVICTED. `totals` counts them,
+ * and EVENT_LOST those that the ring buffer had no room for: OPENED - CLOSED_... is what is open now.
+ *
+ * AGEING: a flow silent for longer than the time of its state has ended. Its next packet closes it and opens a new one;
+ * the program `sweep`, run now and then by user space (bpf/xdp_track_flow.py), ends those that stay silent.
+ *
+ * PRESSURE: the table has sets of WAYS entries. A new flow in a full set takes the place of one that has ended, or else
+ * of the longest silent one that was never answered, or else of the longest silent of all. The last two are counted as
+ * CLOSED_EVICTED, and their events say what they had counted.
+ *
+ * KNOBS (const volatile, set before load)
+ *   sets 4096            of the table; max_entries of `sets_of_tags` is that, of `flows` WAYS times that.
+ *                        bpf/xdp_track_flow.py: sized(flows) says all three.
+ *   hash_seed 0          a secret number keeps strangers from filling one set on purpose; sized() takes a random one
+ *   one_way_idle_ms 30000, two_way_idle_ms 120000
+ *   opening_idle_ms 60000 (SYN_...), established_idle_ms 3600000, closing_idle_ms 120000 (FIN_WAIT to LAST_ACK),
+ *   time_wait_idle_ms 60000, reset_idle_ms 10000
+ *
+ * MAPS
+ *   flows         the entries, an array; state FREE: none. To read them: bpf/xdp_track_flow.py, flows(maps)
+ *   sets_of_tags  16 bits of each flow's hash, so that one cache line says which of WAYS entries may be it
+ *   events        ring buffer of struct event
+ *   totals        by enum happening; per CPU
+ *   outcomes      packets and bytes in no flow, by enum outcome; per CPU
+ *   verdicts      packets and bytes by XDP verdict; per CPU
+ *
+ * SEVERAL CPUs: either side of a flow has its own counters, added to atomically; what a side has sent is written by its
+ * own packets alone. Flows are opened and ended under the lock of their set. A packet that another CPU counts in the
+ * very instant in which its flow ends is lost with it.
+ *
+ * KERNEL 5.8 or later (ring buffer).
+ *
+ * NOT HANDLED
+ *   Reassembly; TCP sequence windows (a forged segment in a connection is believed, a far reset is not); TCP Fast
+ *   Open's data (the SYN is tracked, its data counts as bytes alone); tunnels (the outer flow is tracked);
+ *   the connection behind an ICMP error; frames larger than one buffer (xdp.frags).
+ */
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/tcp.h>
+#include <linux/udp.h>
+
+#include <lab/clock.h>
+#include <lab/jhash.h>
+#include <lab/parse.h>
+#include <lab/verdict.h>
+
+#define WAYS	     16
+#define TAGS_A_WORD  4
+#define TAG_WORDS    (WAYS / TAGS_A_WORD)
+#define SETS	     4096
+#define SETS_A_SWEEP 32
+#define NS_PER_MS    1000000ULL
+#define RESET_REACH  (1 << 20)
+#define ATTEMPTS     3
+
+#define TCP_FLAGS_AT 13 /* RFC 9293, 3.1 */
+#define TCP_FIN	     0x01
+#define TCP_SYN	     0x02
+#define TCP_RST	     0x04
+#define TCP_ACK	     0x10
+#define TCP_DECISIVE (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)
+
+const volatile __u32 sets = SETS;
+const volatile __u32 hash_seed = 0;
+const volatile __u32 one_way_idle_ms = 30000;
+const volatile __u32 two_way_idle_ms = 120000;
+const volatile __u32 opening_idle_ms = 60000;
+const volatile __u32 established_idle_ms = 3600000;
+const volatile __u32 closing_idle_ms = 120000;
+const volatile __u32 time_wait_idle_ms = 60000;
+const volatile __u32 reset_idle_ms = 10000;
+
+enum flow_state {
+	FREE,
+	ONE_WAY,
+	TWO_WAY,
+	SYN_SENT,
+	SYN_CROSSED,
+	SYN_RECEIVED,
+	ESTABLISHED,
+	FIN_WAIT,
+	CLOSE_WAIT,
+	CLOSING,
+	LAST_ACK,
+	TIME_WAIT,
+	RESET,
+};
+
+enum happening {
+	OPENED,
+	CLOSED_FIN,
+	CLOSED_RST,
+	CLOSED_IDLE,
+	CLOSED_EVICTED,
+	EVENT_LOST,
+	HAPPENINGS,
+};
+
+enum outcome {
+	NOT_IP,
+	FRAGMENT,
+	TOO_DEEP,
+	MALFORMED,
+	BAD_FLAGS,
+	STRAY_RESET,
+	NO_SLOT, /* other CPUs took the flow's place ATTEMPTS times, or the maps are smaller than the knob `sets` says
+		  */
+	OUTCOMES,
+};
+
+/* What a side has sent. Only its own packets set these, so no two CPUs write one byte. */
+enum sent {
+	SENT_SYN = 1,
+	SENT_FIN = 2,
+	SENT_RST = 4,
+	ACKED_SYN = 8, /* the other side's */
+	ACKED_FIN = 16,
+	KNOWN = 32, /* isn and next_seq are numbers that were seen */
+};
+
+/* The end with the lower address (then port) comes first, so that both directions have one key. */
+struct flow_key {
+	struct in6_addr lower; /* IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2) */
+	struct in6_addr upper;
+	__be16 lower_port;
+	__be16 upper_port;
+	__u32 protocol;
+};
+
+struct side {
+	__u64 packets;
+	__u64 bytes;
+	__u32 isn;	/* initial sequence number, host order */
+	__u32 next_seq; /* behind the last byte it sent */
+	__u32 retransmits;
+	__u8 sent;  /* enum sent */
+	__u8 flags; /* all TCP flags it ever set */
+	__u16 reserved;
+};
+
+/* Two cache lines: what a packet is compared with, and what it adds to. */
+struct flow {
+	struct flow_key key;
+	__u64 first_ns; /* CLOCK_MONOTONIC, as of the tick before */
+	__u64 last_ns;
+	enum flow_state state;
+	__u8 opener; /* the side that sent the first packet: 0 lower, 1 upper */
+	__u8 ended;  /* its CLOSED_ event is out */
+	__u16 reserved;
+	struct side sides[2];
+};
+
+struct event {
+	enum happening kind;
+	__u32 reserved;
+	struct flow flow;
+};
+const struct event *kept_for_btf __attribute__((unused));
+
+struct tag_set {
+	struct bpf_spin_lock lock;
+	__u32 changes; /* another number: some flow came, went or began anew since */
+	__u64 tags[TAG_WORDS];
+	__u64 reserved[3]; /* no set lies on three cache lines */
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, SETS);
+	__type(key, __u32);
+	__type(value, struct tag_set);
+} sets_of_tags SEC(".maps");
+
+/* Mappable, because that puts the first entry at the start of a page: each entry is two cache lines, and not three. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, SETS *WAYS);
+	__type(key, __u32);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} events SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HAPPENINGS);
+	__type(key, enum happening);
+	__type(value, __u64);
+} totals SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OUTCOMES);
+	__type(key, enum outcome);
+	__type(value, struct lab_count);
+} outcomes SEC(".maps");
+
+/* What a packet says of its flow. */
+struct news {
+	struct flow_key key;
+	__u64 now_ns;
+	__u32 bytes; /* of the frame */
+	__u32 seq;   /* the rest is TCP's, host order */
+	__u32 ack;
+	__u16 payload;	/* bytes */
+	__u8 flags;	/* decisive and others */
+	__u8 direction; /* 0: from the lower end */
+};
+
+/* Where a flow is, or could be. */
+struct place {
+	struct tag_set *set;
+	struct flow *flow;
+	__u32 first; /* slot of the set's first entry */
+	__u32 way;
+	__u32 changes; /* of the set when it was looked at */
+	__u16 tag;
+};
+
+/* ---- Counting ---- */
+
+static __always_inline int untracked(enum outcome outcome, __u64 bytes)
+{
+	/* A per-CPU slot: XDP runs in softirq, so nobody else writes it now. */
+	struct lab_count *count = bpf_map_lookup_elem(&outcomes, &outcome);
+
+	if (count) {
+		count->packets++;
+		count->bytes += bytes;
+	}
+	return lab_verdict(XDP_PASS, bytes);
+}
+
+static __always_inline void count(enum happening kind)
+{
+	__u64 *times = bpf_map_lookup_elem(&totals, &kind);
+
+	if (times)
+		*times += 1;
+}
+
+static __noinline int announce(enum happening kind, const struct flow *flow)
+{
+	struct event *event;
+
+	if (!flow)
+		return 0;
+	count(kind);
+	event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	if (!event) {
+		count(EVENT_LOST);
+		return 0;
+	}
+	event->kind = kind;
+	event->reserved = 0;
+	event->flow = *flow;
+	bpf_ringbuf_submit(event, 0);
+	return 0;
+}
+
+/* ---- What a packet says ---- */
+
+static __always_inline struct in6_addr mapped(__be32 address)
+{
+	struct in6_addr six = {};
+
+	six.s6_addr32[2] = bpf_htonl(0xffff);
+	six.s6_addr32[3] = address;
+	return six;
+}
+
+/* memcmp of two addresses as numbers; wire order makes the first word the most significant. */
+static __always_inline bool is_lower6(const struct in6_addr *a, const struct in6_addr *b)
+{
+#pragma unroll
+	for (int word = 0; word < 4; word++)
+		if (a->s6_addr32[word] != b->s6_addr32[word])
+			return bpf_ntohl(a->s6_addr32[word]) < bpf_ntohl(b->s6_addr32[word]);
+	return false;
+}
+
+/* True when the packet comes from the upper end. An address that talks to itself has its ports to tell them apart. */
+static __always_inline bool is_from_upper(const struct lab_packet *pkt, const struct in6_addr *source,
+					  const struct in6_addr *dest)
+{
+	__u16 sport = bpf_ntohs(pkt->sport), dport = bpf_ntohs(pkt->dport);
+
+	if (is_lower6(dest, source))
+		return true;
+	return !is_lower6(source, dest) && dport < sport;
+}
+
+static __always_inline bool read_key(const struct lab_packet *pkt, struct news *news)
+{
+	struct flow_key *key = &news->key;
+	struct in6_addr source, dest;
+
+	if (pkt->family == ETH_P_IP) {
+		source = mapped(pkt->ip4->saddr);
+		dest = mapped(pkt->ip4->daddr);
+	} else {
+		/* Behind a merge the verifier has forgotten that `family` went with 40 bytes of header. */
+		if ((void *)(pkt->ip6 + 1) > pkt->end)
+			return false;
+		source = pkt->ip6->saddr;
+		dest = pkt->ip6->daddr;
+	}
+	news->direction = is_from_upper(pkt, &source, &dest);
+	key->lower = news->direction ? dest : source;
+	key->upper = news->direction ? source : dest;
+	key->lower_port = news->direction ? pkt->dport : pkt->sport;
+	key->upper_port = news->direction ? pkt->sport : pkt->dport;
+	key->protocol = pkt->protocol;
+	return true;
+}
+
+/* The TCP header's numbers; false when it is cut short or its length contradicts the packet's. */
+static __always_inline bool read_tcp(const struct lab_packet *pkt, struct news *news)
+{
+	const struct tcphdr *tcp = pkt->l4;
+
+	if ((void *)(tcp + 1) > pkt->end || tcp->doff < 5 || tcp->doff * 4 > pkt->l4_bytes)
+		return false;
+	news->seq = bpf_ntohl(tcp->seq);
+	news->ack = bpf_ntohl(tcp->ack_seq);
+	news->flags = ((const __u8 *)tcp)[TCP_FLAGS_AT];
+	news->payload = pkt->l4_bytes - tcp->doff * 4;
+	return true;
+}
+
+/* The length of UDP is the whole datagram's, of which a first fragment has but a part. */
+static __always_inline bool is_whole_udp(const struct lab_packet *pkt)
+{
+	const struct udphdr *udp = pkt->l4;
+
+	if (pkt->l4_bytes < sizeof(*udp) || (void *)(udp + 1) > pkt->end || bpf_ntohs(udp->len) < sizeof(*udp))
+		return false;
+	return pkt->fragment || bpf_ntohs(udp->len) <= pkt->l4_bytes;
+}
+
+static __always_inline bool makes_sense(__u8 flags)
+{
+	switch (flags & TCP_DECISIVE) {
+	case TCP_SYN:
+	case TCP_SYN | TCP_ACK:
+	case TCP_ACK:
+	case TCP_FIN | TCP_ACK:
+	case TCP_RST:
+	case TCP_RST | TCP_ACK:
+		return true;
+	}
+	return false;
+}
+
+/* OUTCOMES when the packet belongs into a flow, else why not. */
+static __always_inline enum outcome read_packet(struct lab_packet *pkt, void *data, void *end, struct news *news)
+{
+	switch (lab_parse(pkt, data, end)) {
+	case LAB_OK:
+		break;
+	case LAB_NOT_IP:
+		return NOT_IP;
+	case LAB_TOO_DEEP:
+		return TOO_DEEP;
+	default:
+		return MALFORMED;
+	}
+	if (pkt->later_fragment)
+		return FRAGMENT;
+	if (lab_parse_ports(pkt) != LAB_OK || !read_key(pkt, news))
+		return MALFORMED;
+	if (pkt->protocol == IPPROTO_UDP && !is_whole_udp(pkt))
+		return MALFORMED;
+	if (pkt->protocol != IPPROTO_TCP)
+		return OUTCOMES;
+	if (!read_tcp(pkt, news))
+		return MALFORMED;
+	return makes_sense(news->flags) ? OUTCOMES : BAD_FLAGS;
+}
+
+/* ---- TCP ---- */
+
+static __always_inline bool is_after(__u32 seq, __u32 than)
+{
+	return (__s32)(seq - than) > 0; /* RFC 9293, 3.4: numbers wrap */
+}
+
+static __always_inline bool is_near(__u32 seq, __u32 to)
+{
+	return seq - to + RESET_REACH <= 2 * RESET_REACH;
+}
+
+/* A side's own SYN: the first, one more of it, or another attempt while nobody has answered the last. */
+static __always_inline void send_syn(struct side *mine, const struct side *other, const struct news *news)
+{
+	if (mine->sent & SENT_SYN && (other->sent & ACKED_SYN || mine->isn == news->seq)) {
+		/* In a simultaneous open SYN+ACK says the same SYN again, and that is its first acknowledgement. */
+		if (mine->isn == news->seq && (mine->sent & ACKED_SYN || !(news->flags & TCP_ACK)))
+			mine->retransmits++;
+		return;
+	}
+	mine->isn = news->seq;
+	mine->next_seq = news->seq + 1;
+	mine->sent |= SENT_SYN | KNOWN;
+}
+
+/* Data and FIN. */
+static __always_inline void send_data(struct side *mine, const struct news *news)
+{
+	__u32 length = news->payload + (news->flags & TCP_FIN ? 1 : 0);
+	__u32 end = news->seq + length;
+
+	if (!(mine->sent & KNOWN)) {
+		mine->next_seq = end;
+		mine->sent |= KNOWN;
+	} else if (is_after(end, mine->next_seq)) {
+		mine->next_seq = end;
+	} else if (length) {
+		mine->retransmits++;
+	}
+	if (news->flags & TCP_FIN && !(mine->sent & SENT_FIN))
+		mine->sent |= SENT_FIN;
+}
+
+/* RFC 9293, 3.10.7.3: a SYN+ACK for another SYN than the one that was sent is not for this connection. */
+static __always_inline bool answers_another(const struct side *other, const struct news *news)
+{
+	if ((news->flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK) || !(other->sent & KNOWN))
+		return false;
+	return !is_after(news->ack, other->isn) || is_after(news->ack, other->next_seq);
+}
+
+/* What the sender acknowledges of the other side's. */
+static __always_inline void acknowledge(struct side *mine, struct side *other, const struct news *news)
+{
+	if (!(other->sent & KNOWN)) {
+		/* The other side was never seen. It has sent a SYN, or there were nothing to acknowledge; and who
+		 * acknowledges without a SYN of its own has opened the connection earlier. */
+		mine->sent |= SENT_SYN | ACKED_SYN;
+		other->sent |= news->flags & TCP_SYN ? SENT_SYN : SENT_SYN | ACKED_SYN;
+		return;
+	}
+	if (is_after(news->ack, other->next_seq))
+		return;
+	if (!(mine->sent & ACKED_SYN) && other->sent & SENT_SYN && is_after(news->ack, other->isn))
+		mine->sent |= ACKED_SYN;
+	if (other->sent & SENT_FIN && !(mine->sent & ACKED_FIN) && news->ack == other->next_seq)
+		mine->sent |= ACKED_FIN;
+}
+
+/* RFC 9293, 3.10.7.3 for a reset that answers a SYN, and RFC 5961 with a wide margin for all others. */
+static __always_inline bool reset_fits(const struct flow *flow, const struct side *mine, const struct side *other,
+				       const struct news *news)
+{
+	if (mine->sent & KNOWN)
+		return is_near(news->seq, mine->next_seq);
+	if (news->flags & TCP_ACK)
+		return !(other->sent & KNOWN) || is_near(news->ack, other->next_seq);
+	return flow->state != SYN_SENT;
+}
+
+static __always_inline enum flow_state tcp_state(const struct flow *flow)
+{
+	__u8 either = flow->sides[0].sent | flow->sides[1].sent;
+	__u8 both = flow->sides[0].sent & flow->sides[1].sent;
+
+	if (either & SENT_RST)
+		return RESET;
+	if (both & ACKED_FIN)
+		return TIME_WAIT;
+	if (both & SENT_FIN)
+		return either & ACKED_FIN ? LAST_ACK : CLOSING;
+	if (either & SENT_FIN)
+		return either & ACKED_FIN ? CLOSE_WAIT : FIN_WAIT;
+	if (both & ACKED_SYN)
+		return ESTABLISHED;
+	if (both & SENT_SYN)
+		return either & ACKED_SYN ? SYN_RECEIVED : SYN_CROSSED;
+	return SYN_SENT;
+}
+
+static __always_inline enum flow_state follow_tcp(struct flow *flow, struct side *mine, struct side *other,
+						  const struct news *news)
+{
+	if ((mine->flags | news->flags) != mine->flags)
+		mine->flags |= news->flags;
+	if (news->flags & TCP_RST) {
+		if (reset_fits(flow, mine, other, news))
+			mine->sent |= SENT_RST;
+		return tcp_state(flow);
+	}
+	if (answers_another(other, news))
+		return flow->state;
+	if (news->flags & TCP_SYN)
+		send_syn(mine, other, news);
+	else
+		send_data(mine, news);
+	if (news->flags & TCP_ACK)
+		acknowledge(mine, other, news);
+	return tcp_state(flow);
+}
+
+/* ---- A packet and its flow ---- */
+
+static __always_inline void follow(struct flow *flow, const struct news *news)
+{
+	struct side *mine = &flow->sides[news->direction & 1];
+	struct side *other = &flow->sides[!news->direction];
+	enum flow_state state;
+
+	/* Atomic: a receive queue may hand one direction to two CPUs. */
+	__sync_fetch_and_add(&mine->packets, 1);
+	__sync_fetch_and_add(&mine->bytes, news->bytes);
+	/* Written only when it changes: the two directions may run on two CPUs. */
+	if (flow->last_ns != news->now_ns)
+		flow->last_ns = news->now_ns;
+	if (flow->key.protocol == IPPROTO_TCP)
+		state = follow_tcp(flow, mine, other, news);
+	else
+		state = other->packets ? TWO_WAY : ONE_WAY;
+	if (flow->state != state)
+		flow->state = state;
+}
+
+static __always_inline __u32 idle_limit_ms(enum flow_state state)
+{
+	if (state == ESTABLISHED)
+		return established_idle_ms;
+	if (state == TWO_WAY)
+		return two_way_idle_ms;
+	if (state == ONE_WAY)
+		return one_way_idle_ms;
+	if (state < ESTABLISHED)
+		return opening_idle_ms;
+	if (state < TIME_WAIT)
+		return closing_idle_ms;
+	return state == TIME_WAIT ? time_wait_idle_ms : reset_idle_ms;
+}
+
+/* Signed: another CPU's tick may have been a little later than this one's. */
+static __always_inline bool is_stale(const struct flow *flow, __u64 now_ns)
+{
+	return (__s64)(now_ns - flow->last_ns) > (__s64)(idle_limit_ms(flow->state) * NS_PER_MS);
+}
+
+/* A port used again: a SYN after the connection has ended. */
+static __always_inline bool begins_anew(const struct flow *flow, const struct news *news)
+{
+	const struct side *mine = &flow->sides[news->direction & 1];
+
+	if ((news->flags & TCP_DECISIVE) != TCP_SYN || flow->key.protocol != IPPROTO_TCP)
+		return false;
+	if (flow->state == RESET)
+		return true;
+	/* RFC 6191: any later number is the new connection's; an earlier one is a duplicate of the old one's SYN. */
+	return flow->state == TIME_WAIT && (!(mine->sent & KNOWN) || is_after(news->seq, mine->next_seq - 1));
+}
+
+/* ---- The table ---- */
+
+#define LANES	   0x0001000100010001ULL
+#define HIGH_BITS  0x8000800080008000ULL
+#define LANE_BITS  16
+#define LANE_INDEX (1ULL << 46 | 1ULL << 31 | 3ULL << 14)
+
+/* The top bit of each 16-bit lane of `word` that equals `tag`; above the lowest of them it may err. */
+static __always_inline __u64 lanes_with(__u64 word, __u16 tag)
+{
+	__u64 other = word ^ (tag * LANES);
+
+	return (other - LANES) & ~other & HIGH_BITS;
+}
+
+/* The lowest lane that has its top bit set, without a branch: a de Bruijn multiplication, as BPF has no bit scan. */
+static __always_inline __u32 lowest_lane(__u64 lanes)
+{
+	return (((lanes & -lanes) >> (LANE_BITS - 1)) * LANE_INDEX) >> 62;
+}
+
+static __always_inline bool is_same(const struct flow_key *a, const struct flow_key *b)
+{
+	const __u64 *x = (const __u64 *)a, *y = (const __u64 *)b;
+
+	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
+}
+
+static __always_inline struct flow *flow_at(__u32 slot)
+{
+	return bpf_map_lookup_elem(&flows, &slot);
+}
+
+/* Sets the place from the key: its set, and the flow if it is there. False when the maps have no such set. */
+static __always_inline bool look_up(struct place *place, const struct news *news)
+{
+	__u32 hash = lab_jhash((const __u32 *)&news->key, sizeof(news->key) / 4, hash_seed);
+	__u32 index = ((__u64)hash * sets) >> 32; /* as even as a modulo, without the division */
+
+	place->flow = NULL;
+	place->set = bpf_map_lookup_elem(&sets_of_tags, &index);
+	if (!place->set)
+		return false;
+	place->first = index * WAYS;
+	place->tag = hash & 0xffff ?: 1; /* 0 is a free way */
+	place->changes = *(volatile __u32 *)&place->set->changes;
+	for (__u32 word = 0; word < TAG_WORDS; word++) {
+		__u64 lanes = lanes_with(place->set->tags[word], place->tag);
+
+		for (__u32 candidate = 0; lanes && candidate < TAGS_A_WORD; candidate++) {
+			__u32 way = word * TAGS_A_WORD + lowest_lane(lanes);
+			struct flow *flow = flow_at(place->first + way);
+
+			if (flow && is_same(&flow->key, &news->key)) {
+				place->way = way;
+				place->flow = flow;
+				return true;
+			}
+			lanes &= lanes - 1;
+		}
+	}
+	return true;
+}
+
+/* What a flow is worth when a place is needed: one that ended, then one never answered, then others; and its age. */
+static __always_inline __u64 worth(const struct flow *flow, __u64 now_ns)
+{
+	__u64 rank = 2;
+
+	if (flow->ended || is_stale(flow, now_ns))
+		rank = 0;
+	else if (flow->state < ESTABLISHED && flow->state != TWO_WAY)
+		rank = 1;
+	return rank << 62 | flow->last_ns;
+}
+
+/* Not static: the verifier proves it once, for any set, and not again on every path to it. */
+__noinline __u32 least_worthy(__u32 first, __u64 now_ns)
+{
+	__u64 least = ~0ULL;
+	__u32 chosen = 0;
+
+	for (__u32 way = 0; way < WAYS; way++) {
+		struct flow *flow = flow_at(first + way);
+		__u64 value = flow ? worth(flow, now_ns) : least;
+
+		if (value < least) {
+			least = value;
+			chosen = way;
+		}
+	}
+	return chosen;
+}
+
+/* A free way of the set, or the least worthy one. */
+static __always_inline void choose(struct place *place, __u64 now_ns)
+{
+	__u64 free = 0;
+	__u32 word;
+
+	for (word = 0; word < TAG_WORDS; word++) {
+		free = lanes_with(place->set->tags[word], 0);
+		if (free)
+			break;
+	}
+	if (free)
+		place->way = word * TAGS_A_WORD + lowest_lane(free);
+	else
+		place->way = least_worthy(place->first, now_ns) % WAYS;
+	place->flow = flow_at(place->first + place->way);
+}
+
+static __always_inline void write_tag(struct tag_set *set, __u32 way, __u16 tag)
+{
+	__u32 shift = (way % TAGS_A_WORD) * LANE_BITS;
+	__u64 *word = &set->tags[way / TAGS_A_WORD % TAG_WORDS];
+
+	*word = (*word & ~(0xffffULL << shift)) | ((__u64)tag << shift);
+	set->changes++;
+}
+
+static __always_inline void begin(struct flow *flow, const struct news *news)
+{
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->key = news->key;
+	flow->first_ns = news->now_ns;
+	/* Who answers a SYN that was not seen did not open the connection. */
+	flow->opener = news->direction ^ ((news->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
+	follow(flow, news);
+}
+
+/* Puts a new flow into the place, under the set's lock; false when the set has changed since it was looked at. */
+static __always_inline bool take(struct place *place, const struct news *news)
+{
+	struct tag_set *set = place->set;
+	struct flow *flow = place->flow;
+	struct flow old;
+
+	bpf_spin_lock(&set->lock);
+	if (set->changes != place->changes) {
+		bpf_spin_unlock(&set->lock);
+		return false;
+	}
+	old = *flow;
+	begin(flow, news);
+	write_tag(set, place->way, place->tag);
+	bpf_spin_unlock(&set->lock);
+
+	if (old.state != FREE && !old.ended)
+		announce(is_stale(&old, news->now_ns) ? CLOSED_IDLE : CLOSED_EVICTED, &old);
+	announce(OPENED, flow);
+	return true;
+}
+
+/* The connection has ended; two CPUs may find that out at once. */
+static __noinline int end(struct tag_set *set, struct flow *flow)
+{
+	bool first;
+
+	if (!set || !flow)
+		return 0;
+	bpf_spin_lock(&set->lock);
+	first = !flow->ended;
+	flow->ended = 1;
+	bpf_spin_unlock(&set->lock);
+	if (first)
+		announce(flow->state == RESET ? CLOSED_RST : CLOSED_FIN, flow);
+	return 0;
+}
+
+/* The packet in its flow; false when it has none that goes on. */
+static __always_inline bool goes_on(struct place *place, const struct news *news)
+{
+	struct flow *flow = place->flow;
+
+	if (!flow || is_stale(flow, news->now_ns) || begins_anew(flow, news))
+		return false;
+	follow(flow, news);
+	if (flow->state >= TIME_WAIT && !flow->ended)
+		end(place->set, flow);
+	return true;
+}
+
+/* The first packet of a flow; a call of its own, so that the code of all later ones stays small. */
+static __noinline int open_flow(const struct news *news)
+{
+	struct place place;
+
+	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+		if (!look_up(&place, news))
+			break;
+		if (goes_on(&place, news))
+			return lab_verdict(XDP_PASS, news->bytes);
+		if (news->flags & TCP_RST)
+			return untracked(STRAY_RESET, news->bytes);
+		if (!place.flow)
+			choose(&place, news->now_ns);
+		if (!place.flow)
+			break;
+		if (take(&place, news))
+			return lab_verdict(XDP_PASS, news->bytes);
+	}
+	return untracked(NO_SLOT, news->bytes);
+}
+
+SEC("xdp")
+int xdp_track_flow(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *data_end = (void *)(long)ctx->data_end;
+	struct lab_packet pkt;
+	struct news news = {};
+	struct place place;
+	enum outcome outcome;
+
+	outcome = read_packet(&pkt, data, data_end, &news);
+	if (outcome != OUTCOMES)
+		return untracked(outcome, data_end - data);
+	news.bytes = data_end - data;
+	news.now_ns = lab_now_ns();
+	if (look_up(&place, &news) && goes_on(&place, &news))
+		return lab_verdict(XDP_PASS, news.bytes);
+	return open_flow(&news);
+}
+
+/* ---- Ageing ---- */
+
+__u32 sweep_at;
+
+/* Not static: the verifier proves it once, for any numbers, and not again for each of the calls below. */
+__noinline int end_stale(__u32 index, __u32 way, __u64 now_ns)
+{
+	struct tag_set *set = bpf_map_lookup_elem(&sets_of_tags, &index);
+	struct flow *flow = flow_at(index * WAYS + way);
+	struct flow old;
+
+	if (!set || !flow || flow->state == FREE || !is_stale(flow, now_ns))
+		return 0;
+	bpf_spin_lock(&set->lock);
+	old = *flow;
+	/* Looked at again: it may have begun anew since. */
+	if (old.state != FREE && is_stale(&old, now_ns)) {
+		flow->state = FREE;
+		write_tag(set, way, 0);
+	} else {
+		old.ended = 1;
+	}
+	bpf_spin_unlock(&set->lock);
+	if (!old.ended)
+		announce(CLOSED_IDLE, &old);
+	return 0;
+}
+
+/* Ends the flows that were silent for too long in the next SETS_A_SWEEP sets. User space runs it by BPF_PROG_RUN. */
+SEC("xdp")
+int sweep(struct xdp_md *ctx)
+{
+	__u64 now_ns = lab_now_ns();
+	__u32 index = sweep_at;
+
+	for (__u32 step = 0; step < SETS_A_SWEEP; step++, index++) {
+		if (index >= sets)
+			index = 0;
+		for (__u32 way = 0; way < WAYS; way++)
+			end_stale(index, way, now_ns);
+	}
+	sweep_at = index;
+	return XDP_PASS;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
