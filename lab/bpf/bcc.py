@@ -126,7 +126,7 @@ def _compile(text: str, path: str, flags: Sequence[str]) -> Any:
     module, reason = None, ""
     with bcc_headers.found() as own, _heard() as said:
         try:
-            module = kind(text=text, cflags=list(flags))
+            module = kind(text=text.encode(), cflags=list(flags))
         except Exception as error:  # BCC raises nothing narrower, and its message says nothing
             reason = str(error)
     words = "\n".join("".join(said).strip().splitlines()[:12])

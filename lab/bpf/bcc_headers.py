@@ -36,6 +36,24 @@ typedef __SIZE_TYPE__ size_t;
 typedef __UINTPTR_TYPE__ uintptr_t;
 #define NULL ((void *)0)
 #define offsetof(type, member) __builtin_offsetof(type, member)
+#include <asm/byteorder.h>
+#define htons __cpu_to_be16
+#define htonl __cpu_to_be32
+#define cpu_to_be16 __cpu_to_be16
+#define cpu_to_be32 __cpu_to_be32
+#define cpu_to_be64 __cpu_to_be64
+#define ntohs __be16_to_cpu
+#define ntohl __be32_to_cpu
+#define be16_to_cpu __be16_to_cpu
+#define be32_to_cpu __be32_to_cpu
+#define be64_to_cpu __be64_to_cpu
+"""
+OPTIONS = """#pragma once
+#define CONFIG_BPF_SYSCALL 1
+/* linux/swab.h: byte order is swapped by the compiler, not in the machine's assembly. */
+#define __HAVE_BUILTIN_BSWAP16__
+#define __HAVE_BUILTIN_BSWAP32__
+#define __HAVE_BUILTIN_BSWAP64__
 """
 VERSION = """#pragma once
 #define KERNEL_VERSION(a, b, c) (((a) << 16) + ((b) << 8) + ((c) > 255 ? 255 : (c)))
@@ -66,7 +84,7 @@ def _files() -> Mapping[str, str]:
     version = ", ".join([*"".join(c if c.isdigit() else " " for c in platform.release()).split(), "0", "0"][:3])
     architecture = TARGETS.get(platform.machine(), "x86")
     return {
-        "include/linux/kconfig.h": "#define CONFIG_BPF_SYSCALL 1\n",
+        "include/linux/kconfig.h": OPTIONS,
         "include/linux/types.h": TYPES,
         "include/linux/version.h": VERSION.format(version),
         "include/linux/log2.h": "",

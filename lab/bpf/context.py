@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Any
 
@@ -103,25 +103,40 @@ def encode_context(program_type: str, given: Any, frame_bytes: int) -> bytes:
     return bytes(room)
 
 
-def decode_context(program_type: str, raw: bytes) -> dict[str, Any]:
-    """The fields of a context as the program left them; {} where there is none."""
-    return decode_fields(CONTEXTS[program_type][1], raw) if program_type in CONTEXTS else {}
+class Context(Mapping[str, Any]):
+    """The fields of a context as the program left them, as far as the kernel gave bytes; decoded when looked at."""
 
+    def __init__(self, fields: Mapping[str, Field], raw: bytes) -> None:
+        self._fields = fields
+        self.raw = raw
 
-def decode_fields(fields: Mapping[str, Field], raw: bytes) -> dict[str, Any]:
-    """The fields that the bytes reach to."""
-    found: dict[str, Any] = {}
-    for name, (at, code) in fields.items():
+    def __getitem__(self, name: str) -> Any:
+        at, code = self._fields[name]
         if code[0] == "A":
-            if at + ADDRESS_BYTES[code] <= len(raw):
-                found[name] = ip_address(raw[at : at + ADDRESS_BYTES[code]])
-        elif at + struct.calcsize(code) <= len(raw):
-            values = struct.unpack_from(code, raw, at)
-            found[name] = values if len(values) > 1 else values[0]
-    return found
+            return ip_address(self.raw[at : at + ADDRESS_BYTES[code]])
+        values = struct.unpack_from(code, self.raw, at)
+        return values if len(values) > 1 else values[0]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, (at, code) in self._fields.items() if at + _width(code) <= len(self.raw))
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return repr(dict(self))
+
+
+def decode_context(program_type: str, raw: bytes) -> Context:
+    """The context of a program type; one without known fields has its bytes as `raw`."""
+    return Context(CONTEXTS[program_type][1] if program_type in CONTEXTS else {}, raw)
 
 
 ADDRESS_BYTES = {"A4": 4, "A6": 16}
+
+
+def _width(code: str) -> int:
+    return ADDRESS_BYTES[code] if code[0] == "A" else struct.calcsize(code)
 
 
 def _write(room: bytearray, name: str, field: Field, value: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lab.bpf.events import PerfBuffer, RingBuffer
 from lab.bpf.layout import Layout
 from lab.bpf.map import Facts, Map
 from lab.errors import MapError, WaitTimeout
+from lab.kernel.event_buffer import PerfBuffer, RingBuffer
 
 READERS = {"ringbuf": RingBuffer, "perf_event_array": PerfBuffer}
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lab.bpf.context import CONTEXTS, FLOW_KEYS, decode_context, decode_fields, encode_context
+from lab.bpf.context import CONTEXTS, FLOW_KEYS, Context, decode_context, encode_context
 from lab.errors import NeedsRoot, RunError
 from lab.kernel import bpf, libbpf, netns
 from lab.model.action import Action
@@ -40,11 +40,12 @@ class RunResult:
     """The return code, as the kernel gave it (signed for tc)."""
     frame: bytes
     """The frame as the program left it. Of cgroup_skb the Ethernet header comes back as zeros."""
-    context: Mapping[str, Any] = field(default_factory=dict)
-    """The context's fields as the program left them; of a flow dissector, struct bpf_flow_keys."""
-    duration_ns: int = 0
+    context: Context
+    """The context's fields as the program left them; of a flow dissector, struct bpf_flow_keys; all of it is `.raw`."""
+    duration_ns: int
     """Of one round, in whole ns, by the kernel's clock; BPF_PROG_RUN's own 25 ns and cold caches included."""
-    family: str = ""
+    family: str
+    """Whose verdicts `action` knows: "xdp", "tc", "sk" or none."""
 
     @property
     def action(self) -> Action:
@@ -85,17 +86,6 @@ def run_many(program: Program, frames: Iterable[Any]) -> list[RunResult]:
     raw = (_frame_bytes(program, frame) for frame in frames)
     try:
         return [_result(kind, each, each.duration_ns) for each in bpf.prog_test_runs(fd, raw)]
-    except OSError as error:
-        raise _refused(program, error) from error
-
-
-def run_in_place(program: Program, frame: Any, rounds: int) -> int:
-    """Runs so many rounds in one call, each on what the round before left; the return code of the last.
-
-    The fastest way, and right only for programs that leave the frame as it is, or that restore it themselves.
-    """
-    try:
-        return bpf.prog_test_run(program.fd, _frame_bytes(program, frame), repeat=rounds).retval
     except OSError as error:
         raise _refused(program, error) from error
 
@@ -147,9 +137,8 @@ def _result(kind: str, done: bpf.TestRun, duration_ns: int) -> RunResult:
     family = FAMILIES.get(kind, "")
     number = done.retval - (1 << 32) if family == "tc" and done.retval >> 31 else done.retval
     if kind == "flow_dissector":
-        return RunResult(number, b"", decode_fields(FLOW_KEYS, done.data), duration_ns, family)
-    context = {"bytes": done.context} if kind == "syscall" else decode_context(kind, done.context)
-    return RunResult(number, done.data, context, duration_ns, family)
+        return RunResult(number, b"", Context(FLOW_KEYS, done.data), duration_ns, family)
+    return RunResult(number, done.data, decode_context(kind, done.context), duration_ns, family)
 
 
 def _refused(program: Program, error: OSError) -> RunError | NeedsRoot:

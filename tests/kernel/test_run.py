@@ -134,7 +134,7 @@ def test_syscall_programs_take_bytes_and_give_them_back(bpf):
     """3 + 4, in the context."""
     program = bpf.load("runs", program="add")
     given = b"".join(number.to_bytes(4, "little") for number in (3, 4, 0))
-    assert program.run(context=given).context["bytes"][8:] == (7).to_bytes(4, "little")
+    assert program.run(context=given).context.raw[8:] == (7).to_bytes(4, "little")
 
 
 def test_what_the_kernel_cannot_run_is_said_in_its_words(bpf):
