@@ -53,9 +53,7 @@ def test_cost(net, bpf, bench, ip, forwarding, flows):
     """ns per packet of tracked flows: none is opened while the clock runs, and next hops come from the table."""
     program = balanced(bpf, ip, forwarding, flows)
     with net["balancer"].enter():
-        (measured,) = bench.cost(
-            program, datagram(ip), flows=[flows], subject=f"IPv{ip} {forwarding}, flows: {flows:,}"
-        )
+        (measured,) = bench.cost(program, datagram(ip), flows=[flows], subject=f"IPv{ip} {forwarding}")
     assert program.maps["outcomes"].total("NO_HOP") == 0
     assert program.maps["outcomes"].total("REOPENED") == 0
     assert program.maps["backend_counts"].total(0).flows <= flows, "none was evicted and opened again"

@@ -39,7 +39,8 @@ def measure_cost(
     """ns per packet of `program` for packets of `flows` flows, each seen once before the clock starts.
 
     `frame` is a scapy packet or bytes, UDP or TCP over IPv4 or IPv6: its source address and port are varied, and
-    `flows` must be a power of two. `below_ns` is the author's promise for the median.
+    `flows` must be a power of two. `below_ns` is the author's promise for the median;
+    `subject` says which of several cases it is ("IPv6, a miss").
     MeasurementError for other frames, for other types of programs, and when the driver refused a round.
     """
     if flows < 1 or flows & (flows - 1):
@@ -52,7 +53,8 @@ def measure_cost(
         for pair in range(pairs):
             for driver in (loaded, floor) if pair % 2 else (floor, loaded):
                 samples[driver.arm].append(driver.time(repeat))
-    return _measurement(program, subject or counted(flows), flows, samples, below_ns)
+    what = f"{subject}, {counted(flows)}" if subject else counted(flows)
+    return _measurement(program, what, flows, samples, below_ns)
 
 
 @dataclass(frozen=True)

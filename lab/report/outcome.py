@@ -110,6 +110,13 @@ class Group:
         return self.tests[0].latest.result.title or self.tests[0].latest.result.nodeid
 
     @property
+    def name(self) -> str:
+        """The test's function name as words: "only the denied port is dropped"; "" where the title says the same."""
+        function = self.tests[0].latest.result.nodeid.rpartition("::")[2].partition("[")[0]
+        words = function.removeprefix("test_").replace("_", " ").strip()
+        return "" if words in (self.title, self.title.removeprefix("test ")) else words
+
+    @property
     def outcome(self) -> str:
         """The gravest outcome of its variants."""
         return outcome_of(test.outcome for test in self.tests)
