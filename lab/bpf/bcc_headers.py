@@ -32,6 +32,15 @@ typedef __s8 s8, int8_t;
 typedef __s16 s16, int16_t;
 typedef __s32 s32, int32_t;
 typedef __s64 s64, int64_t;
+typedef __kernel_pid_t pid_t;
+typedef __kernel_uid32_t uid_t;
+typedef __kernel_gid32_t gid_t;
+typedef __kernel_loff_t loff_t;
+typedef __kernel_ssize_t ssize_t;
+typedef unsigned short umode_t;
+typedef u32 dev_t;
+typedef u32 gfp_t;
+typedef u64 sector_t;
 typedef __SIZE_TYPE__ size_t;
 typedef __UINTPTR_TYPE__ uintptr_t;
 #define NULL ((void *)0)

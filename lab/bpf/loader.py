@@ -33,10 +33,11 @@ class Loader:
         program: str | None = None,
         max_entries: Mapping[str, int] | None = None,
         share: Mapping[str, Map] | None = None,
+        cflags: Sequence[str] = (),
         **knobs: Any,
     ) -> Program:
         """A loaded program, as `lab.bpf.load` gives it; closed with this loader at the latest."""
-        wishes = Wishes(program, knobs, max_entries or {}, share or {})
+        wishes = Wishes(program, knobs, max_entries or {}, share or {}, cflags)
         loaded = load_file(find(source, self._near), wishes)
         self._stack.callback(loaded.close)
         return loaded
