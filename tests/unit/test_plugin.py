@@ -96,6 +96,46 @@ def test_a_skip_keeps_its_reason(pytester: pytest.Pytester) -> None:
     assert stored_run(pytester).results[0].reason == "no kprobes here"
 
 
+NEEDY = """
+import pytest
+
+@pytest.mark.needs({name!r})
+def test_y(): pass
+"""
+
+
+@pytest.mark.parametrize(("strict", "outcome"), [("", "skipped"), ("1", "failed")])
+def test_a_missing_feature_skips_or_fails(
+    pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch, strict: str, outcome: str
+) -> None:
+    """A skip is a claim: with LAB_STRICT=1 it is a failure. The reason names the feature."""
+    pytester.makeconftest(
+        """
+        from lab import features
+
+        class Missing:
+            there = False
+            sentence = "no warp drive here, since Linux 99"
+
+        real = features.state
+        features.state = lambda name: Missing if name == "warp" else real(name)
+        """
+    )
+    monkeypatch.setenv("LAB_STRICT", strict)
+    pytester.makepyfile(NEEDY.format(name="warp"))
+    result = pytester.runpytest_subprocess("-rs")
+    result.assert_outcomes(**{outcome if outcome != "failed" else "errors": 1})
+    result.stdout.fnmatch_lines(["*no warp drive here, since Linux 99*"])
+
+
+def test_a_feature_with_a_typing_error_is_no_skip(pytester: pytest.Pytester) -> None:
+    """An unknown name is an error that lists the known ones: a typing error must not hide a scenario."""
+    pytester.makepyfile(NEEDY.format(name="tcxx"))
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(errors=1)
+    result.stdout.fnmatch_lines(["*there is no feature 'tcxx'*"])
+
+
 def test_a_module_without_a_topology_is_told_how_to_describe_one(pytester: pytest.Pytester) -> None:
     """`net` needs a TOPOLOGY; the error shows the line to write."""
     pytester.makepyfile("def test_y(net): pass")
