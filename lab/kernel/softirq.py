@@ -7,10 +7,13 @@ behind the frame. That holds on a loaded machine too, where no length of sleep w
 
 from __future__ import annotations
 
+import ctypes
 import os
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from lab.errors import WaitTimeout
 from lab.kernel import netlink, netns
@@ -21,6 +24,7 @@ LONGEST_S = 5.0
 
 _lock = threading.Lock()
 _canary: socket.socket | None = None
+_libc = ctypes.CDLL(None)
 
 
 def settle() -> None:
@@ -39,6 +43,21 @@ def settle() -> None:
         finally:
             if len(cpus) > 1:
                 os.sched_setaffinity(0, cpus)
+
+
+@contextmanager
+def on_one_cpu() -> Iterator[int]:
+    """The thread stays on the CPU where it is, and so do the frames that it sends: gives the CPU's number.
+
+    A veth's ring holds 256 frames. A sender that moves leaves its receiver behind on the other CPU, and overruns it.
+    """
+    before = os.sched_getaffinity(0)
+    cpu = int(_libc.sched_getcpu())
+    os.sched_setaffinity(0, {cpu})
+    try:
+        yield cpu
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def _round_trip(canary: socket.socket) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from typing import Any
 
+HEADER_BYTES = 14
 LAYERS = ["inet", "inet6", "l2", "vxlan", "sctp"]
 
 
@@ -22,11 +24,13 @@ def codec() -> Any:
     conf.load_layers = LAYERS
     conf.route_autoload = False
     conf.route6_autoload = False
-    import scapy.all
-
-    return scapy.all
+    layers: Any = import_module("scapy.all")
+    for each in (layers.TCP, layers.UDP):  # ports are numbers, not what /etc/services calls them
+        conf.noenum.add(each.sport, each.dport)
+    return layers
 
 
 def dissect(frame: bytes) -> Any:
-    """A scapy packet of an Ethernet frame."""
-    return codec().Ether(frame)
+    """A scapy packet of an Ethernet frame; Raw for one that is shorter than its header."""
+    layers = codec()
+    return layers.Ether(frame) if len(frame) >= HEADER_BYTES else layers.Raw(frame)

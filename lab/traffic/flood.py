@@ -122,9 +122,10 @@ class AnyFlood(ABC):
         with ExitStack() as stack:
             counted = _counting_sink(sink, stack) if sink else lambda: peer.counters().rx_packets
             before, entered = counted(), peer.counters().rx_packets
-            start = time.monotonic()
-            offered = self._offer(amount)
-            duration_s = time.monotonic() - start
+            with softirq.on_one_cpu():
+                start = time.monotonic()
+                offered = self._offer(amount)
+                duration_s = time.monotonic() - start
             received = _settled(counted, before, offered)
             if peer.counters().rx_packets == entered:
                 raise TrafficError(
