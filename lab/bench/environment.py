@@ -19,7 +19,7 @@ SETTINGS = (
     "kernel/bpf_stats_enabled",
     "kernel/unprivileged_bpf_disabled",
 )
-PACKAGES = ("bpflab", "pytest", "pyroute2", "scapy", "pytest-benchmark")
+PACKAGES = ("bpflab", "pytest", "scapy", "pytest-benchmark")
 
 
 def read_environment(project: Path) -> Environment:
