@@ -7,7 +7,7 @@
     filter.counts(office)                     # Counts(packets=3, bytes=222)
 
 Of the rules that match a packet the strongest decides: highest priority, longest source prefix, longest destination
-prefix, one with a protocol, narrowest destination ports, narrowest source ports, first in the list.
+prefix, narrowest destination ports, narrowest source ports, one with a protocol, first in the list.
 
 A change is compiled as a whole, written beside the rules in force and switched on by one map update: each packet sees
 the old rules or the new ones. When the call returns, no packet sees the old ones any more.
@@ -95,9 +95,9 @@ class Rule:
             self.priority,
             self.source.length if self.source else -1,
             self.destination.length if self.destination else -1,
-            self.protocol is not None,
             -_width(self.ports),
             -_width(self.source_ports),
+            self.protocol is not None,
         )
 
     @property
@@ -500,6 +500,7 @@ class Filter:
         self._counters: dict[Rule, int] = {}
         self._free = list(range(maps["counts"].facts.max_entries - 1, FIRST_COUNTER - 1, -1))
         self._inner = [maps["active"].new_inner() for _ in range(2)]
+        self._written: list[dict[str, bytes]] = [{}, {}]
         # Counters that may not be 0: all of them where a Filter was at work before.
         self._used = set(self._free) if self._in_force().dest_groups else set()
 
@@ -580,9 +581,11 @@ class Filter:
         """
         generation = 1 - self._in_force().generation
         for name, count, raw in tables.entries():
-            if count:
+            if count and self._written[generation].get(name) != raw:
                 places = array("I", range(generation, 2 * count + generation, 2))
+                self._written[generation].pop(name, None)
                 kernel.map_update_batch(self.maps[name].fd, places.tobytes(), raw, count)
+                self._written[generation][name] = raw
         self._inner[generation][0] = {"generation": generation, **tables.rule_set}
         self.maps["active"][0] = self._inner[generation]
 
