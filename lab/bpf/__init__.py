@@ -15,7 +15,7 @@ with bpf.load("xdp_filter", default_allow=True) as program:      # bpf/xdp_filte
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -30,20 +30,22 @@ def load(
     program: str | None = None,
     max_entries: Mapping[str, int] | None = None,
     share: Mapping[str, Map] | None = None,
+    cflags: Sequence[str] = (),
     **knobs: Any,
 ) -> Program:
     """A program by its stem or by a path to a .bpf.c or .bpf.o; close it, or use it in a `with` block.
 
     A stem is found in bpf/ of the working directory or a folder above it, up to the project's root, then among the
     programs that come with the lab. `knobs` set its `const volatile` globals, `max_entries` the sizes of its maps by
-    name, and `share` gives it maps of another program in place of its own. Of an object with several programs all are
-    loaded and the one named as the file is the entry; `program` chooses another, and loads that alone.
+    name, `share` gives it maps of another program in place of its own, and `cflags` are more words for clang, such as
+    "-Ipath". Of an object with several programs all are loaded and the one named as the file is the entry; `program`
+    chooses another, and loads that alone.
     BuildError, LoadError or VerifierError when it cannot be; NeedsRoot without the rights.
     """
     from lab.bpf.find import find
     from lab.bpf.loading import Wishes, load_file
 
-    return load_file(find(source), Wishes(program, knobs, max_entries or {}, share or {}))
+    return load_file(find(source), Wishes(program, knobs, max_entries or {}, share or {}, cflags))
 
 
 def companion(stem: str) -> Any:

@@ -215,7 +215,12 @@ def _hash(words: Iterable[str]) -> str:
 
 
 def _first_lines(said: str, most: int = 12) -> str:
+    """From the first error on, and how it was included; warnings before it tell nothing."""
     lines = said.rstrip().splitlines()
+    start = next((place for place, line in enumerate(lines) if "error: " in line), 0)
+    while start and lines[start - 1].startswith(("In file included from", "                 from")):
+        start -= 1
+    lines = lines[start:]
     return "\n".join(lines[:most] + (["..."] if len(lines) > most else []))
 
 

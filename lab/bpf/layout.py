@@ -127,6 +127,12 @@ class Integer(Layout):
             return self.code, value
         return (self.code, f"{value}.to_bytes({self.size}, 'big')") if self.wire else super().packing(value, names)
 
+    def decode_many(self, raw: bytes) -> list[Any]:
+        """By one struct.unpack where the machine's order is the type's."""
+        if self.code[-1] == "s":
+            return super().decode_many(raw)
+        return list(struct.unpack(f"={len(raw) // self.size}{self.code}", raw))
+
     def encode_many(self, values: Iterable[Any]) -> bytes:
         """By one struct.pack where all are plain numbers."""
         values = list(values)

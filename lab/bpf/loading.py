@@ -5,9 +5,10 @@ from __future__ import annotations
 import difflib
 import errno
 import os
+import re
 import struct
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,9 @@ STATISTICS = 4
 """Log level of the verifier: the figures in its last lines, and the sentence of a rejection."""
 WHOLE_LOG = 1 | STATISTICS
 LOG_BYTES = {STATISTICS: 1 << 16, WHOLE_LOG: 1 << 25}
+ADVICE = re.compile(r"BEGIN PROG LOAD LOG|ulimit -l")
+SUMMARY = re.compile(r"^failed to load object|: failed to load: -\d+$")
+"""What libbpf says after it has said why."""
 KNOBS, VARIABLES = ".rodata", (".data", ".bss")
 OWN_PROGRAMS = Path(__file__).parents[1] / "instruments"
 """The lab's instruments are no subject of a report."""
@@ -43,6 +47,7 @@ class Wishes:
     knobs: Mapping[str, Any] = field(default_factory=dict)
     max_entries: Mapping[str, int] = field(default_factory=dict)
     share: Mapping[str, Map] = field(default_factory=dict)
+    cflags: Sequence[str] = ()
 
 
 def load_file(path: Path, wishes: Wishes) -> Program:
@@ -50,7 +55,7 @@ def load_file(path: Path, wishes: Wishes) -> Program:
 
     BuildError, LoadError or VerifierError when that fails; nothing stays open then.
     """
-    file = _checked(ObjectFile(path)) if path.name.endswith(".o") else ObjectFile(build(path))
+    file = _checked(ObjectFile(path)) if path.name.endswith(".o") else ObjectFile(build(path, flags=wishes.cflags))
     try:
         program = _Loading(file, path, wishes, STATISTICS).run()
     except _Rejected:
@@ -258,7 +263,7 @@ class _Loading:
             kind = next((name for name in wanted if each.section == name or each.section.startswith(f"{name}.")), "")
             if kind and types is not None:
                 for variable in self.file.variables(each.section).values():
-                    if variable.name.endswith(".____fmt"):  # of bpf_printk
+                    if variable.name.endswith("___fmt"):  # of bpf_printk
                         continue
                     layout = layout_of(types, variable.type_id)
                     found[variable.name] = each, Place(each.fd, variable.offset, layout, constant=kind == KNOBS)
@@ -267,5 +272,6 @@ class _Loading:
 
 def _told(said: list[str]) -> str:
     """What libbpf said, without its advice and without the dump of a program's log."""
-    lines = [each for each in said if "BEGIN PROG LOAD LOG" not in each and "ulimit -l" not in each]
-    return "; ".join(line.splitlines()[0] for line in lines[-4:] if line)
+    lines = [each.splitlines()[0] for each in said if each and not ADVICE.search(each)]
+    telling = [line for line in lines if not SUMMARY.search(line)]
+    return "; ".join((telling or lines)[-4:])

@@ -24,7 +24,7 @@ MENDS = (
     (r"invalid access to packet", "compare the end of what is read with data_end before this line, in this function"),
     (r"invalid mem access '\w*_or_null'", "test the pointer for NULL before this line"),
     (
-        r"infinite loop|back-edge|unbounded|loop is not bounded",
+        r"infinite loop|back-edge|loop is not bounded",
         "give the loop a constant bound (for, bpf_loop, #pragma unroll)",
     ),
     (r"!read_ok|invalid( indirect)? read from stack", "give the variable a value on every path before this line"),
@@ -45,7 +45,7 @@ MENDS = (
     (r"CO-RE relocation", "this kernel lacks that type or field: guard it with bpf_core_field_exists()"),
     (r"kfunc", "this kernel lacks the kfunc: declare it __weak and test it with bpf_ksym_exists()"),
     (
-        r"invalid access to map value|outside of the allowed memory range|min value is negative",
+        r"invalid access to map value|outside of the allowed memory range|value is negative|with unbounded|unbounded mem",
         "bound the index before this line; an unsigned type or a mask helps",
     ),
     (

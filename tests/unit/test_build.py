@@ -216,3 +216,18 @@ def test_a_source_that_is_not_there_is_an_error():
     """By its path."""
     with pytest.raises(BuildError, match="no such file"):
         build(Path("/nowhere/x.bpf.c"))
+
+
+def test_the_first_error_is_shown_and_not_the_warnings_before_it(source):
+    """Fifty warnings come before the error; the message begins with the error."""
+    warnings = "".join(f"static int w{n}(void *p) {{ int q = p; return q; }}\n" for n in range(50))
+    source.write_text(SOURCE.replace("SEC(", warnings + "SEC(", 1).replace("return OWN", "return NOWHERE"))
+    with pytest.raises(BuildError) as caught:
+        build(source)
+    assert "NOWHERE" in caught.value.kernel.splitlines()[0]
+
+
+def test_more_words_for_clang_reach_it(source):
+    """cflags of load() come here."""
+    source.write_text(SOURCE.replace("return OWN", "return WORD"))
+    assert build(source, flags=["-DWORD=2"]).exists()
