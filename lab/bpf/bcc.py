@@ -20,6 +20,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,9 +49,19 @@ NAMED_SECTIONS = {
     "raw_tracepoint__": "raw_tp/",
 }
 """BCC attaches functions with these names by itself; here the attachment is the caller's, as everywhere."""
+TEXT = "<text>"
 TRACEFS = "/sys/kernel/tracing"
 """Where BCC looks for tracepoints, if not below debugfs."""
 NO_HEADERS = "sudo apt-get install linux-headers-$(uname -r): this machine has none, so only the ABI's are there"
+
+
+@dataclass(frozen=True)
+class _Hook:
+    """What a section means: bpf_prog_type and bpf_attach_type."""
+
+    section: str
+    kind: int
+    attach_type: int
 
 
 def load(
@@ -59,6 +70,7 @@ def load(
     fn: str,
     section: str = "",
     *,
+    also: Sequence[str] = (),
     cflags: Sequence[str] = (),
     **macros: Any,
 ) -> Program:
@@ -66,27 +78,29 @@ def load(
 
     `section` says what it is, as SEC() would: "xdp", "tc", "sock_ops", "cgroup/connect4",
     "tracepoint/sock/inet_sock_set_state"; of BCC's tracepoint__…, raw_tracepoint__… and kprobe__… functions the name
-    does. `macros` are defined for the text. The other functions of the text stay unloaded, but for tail calls.
+    does. `also` names functions of the same section for tail calls: they are in `.programs`, to be put into a
+    BPF_PROG_ARRAY. `macros` are defined for the text.
     FeatureMissing without BCC; BuildError, LoadError or VerifierError when it cannot be loaded.
     """
     text, path = _text(source)
-    kind, attach_type, section = _meaning(fn, section or _section_of(fn))
+    hook = _hook(fn, section or _section_of(fn))
     module = _compile(text, path, [*cflags, *(f"-D{name}={_macro(value)}" for name, value in macros.items())])
     try:
-        start = time.perf_counter()
-        fd, log = _load_function(module, fn, kind, attach_type, STATISTICS)
-        load_ms = (time.perf_counter() - start) * 1000
-        module.funcs[fn.encode()] = module.Function(module, fn.encode(), fd)
-        return _program(module, fn, section, path, fd, log, load_ms, kind, attach_type)
+        stem = fn if path == TEXT else Path(path).name.partition(".")[0]
+        loaded = Loaded(path, stem, Maps(), Globals({}), lambda: _release(module))
+        for name in (fn, *also):
+            loaded.programs[name] = _load(module, loaded, name, hook)
+        loaded.maps.update(_maps(module, bpf.object_info(loaded.programs[fn].fd)))
     except BaseException:
         _release(module)
         raise
+    return loaded.programs[fn]
 
 
 def _text(source: str | os.PathLike[str]) -> tuple[str, str]:
     """The C and its name: a str with a line break or a brace is the text itself."""
     if isinstance(source, str) and ("\n" in source or "{" in source):
-        return source, "<text>"
+        return source, TEXT
     try:
         return Path(source).read_text(encoding="utf-8"), os.fspath(source)
     except OSError as error:
@@ -104,8 +118,8 @@ def _section_of(fn: str) -> str:
     return ""
 
 
-def _meaning(fn: str, section: str) -> tuple[int, int, str]:
-    """Program type and attach type of a section, by the lab's table or libbpf's."""
+def _hook(fn: str, section: str) -> _Hook:
+    """By the lab's table of sections, or libbpf's."""
     known = sections.meaning(section) if section else None
     if known is None and section:
         kind, attach_type = ctypes.c_int(), ctypes.c_int()
@@ -118,7 +132,7 @@ def _meaning(fn: str, section: str) -> tuple[int, int, str]:
             f"load {fn}: which hook is it for? section is {section!r}",
             mend='section="xdp", "tc", "sock_ops", "cgroup/connect4", "raw_tp/…", "tracepoint/…", as SEC() names them',
         )
-    return (*known, section)
+    return _Hook(section, *known)
 
 
 # ---------------------------------------------------------------- compiling
@@ -193,7 +207,7 @@ def _heard() -> Iterator[list[str]]:
 # ---------------------------------------------------------------- loading
 
 
-def _load_function(module: Any, fn: str, kind: int, attach_type: int, log_level: int) -> tuple[int, str]:
+def _load_function(module: Any, fn: str, hook: _Hook, log_level: int) -> tuple[int, str]:
     """The program's descriptor and the verifier's log; a second time, for the whole log, where it is refused."""
     library = _library()
     name, handle = fn.encode(), module.module
@@ -204,12 +218,13 @@ def _load_function(module: Any, fn: str, kind: int, attach_type: int, log_level:
     code = (start, library.bpf_function_size(handle, name))
     terms = (library.bpf_module_license(handle), library.bpf_module_kern_version(handle))
     with _heard() as said:
-        fd = library.bcc_func_load(handle, kind, name, *code, *terms, log_level, log, len(log), None, attach_type)
+        reading = (log_level, log, len(log))
+        fd = library.bcc_func_load(handle, hook.kind, name, *code, *terms, *reading, None, hook.attach_type)
         number = ctypes.get_errno()
     if fd >= 0:
         return fd, log.value.decode(errors="replace")
     if log_level == STATISTICS:
-        return _load_function(module, fn, kind, attach_type, WHOLE_LOG)
+        return _load_function(module, fn, hook, WHOLE_LOG)
     raise _refusal(fn, number, log.value.decode(errors="replace").strip(), "".join(said).strip())
 
 
@@ -241,30 +256,27 @@ def _functions(module: Any) -> list[str]:
     return [library.bpf_function_name(module.module, place).decode() for place in range(number)]
 
 
-def _program(
-    module: Any, fn: str, section: str, path: str, fd: int, log: str, load_ms: float, kind: int, attach_type: int
-) -> Program:
-    info = bpf.object_info(fd)
-    jited, xlated = struct.unpack_from("=II", info, 16)
-    maps = _maps(module, info)
+def _load(module: Any, loaded: Loaded, fn: str, hook: _Hook) -> Program:
+    start = time.perf_counter()
+    fd, log = _load_function(module, fn, hook, STATISTICS)
+    load_ms = (time.perf_counter() - start) * 1000
+    module.funcs[fn.encode()] = module.Function(module, fn.encode(), fd)  # so that it closes the descriptor
+    jited, xlated = struct.unpack_from("=II", bpf.object_info(fd), 16)
     logged = verifier.facts(log)
     facts = Facts(
         name=fn,
-        section=section,
-        type=program_type(kind),
+        section=hook.section,
+        type=program_type(hook.kind),
         instructions=_library().bpf_function_size(module.module, fn.encode()) // 8,
         verified_instructions=logged.get("verified_instructions", 0),
         xlated_bytes=xlated,
         jited_bytes=jited,
         stack_bytes=logged.get("stack_bytes", 0),
         load_ms=round(load_ms, 2),
-        maps=tuple(maps),
+        maps=tuple(_map_names(module)),
     )
-    stem = fn if path == "<text>" else Path(path).name.partition(".")[0]
-    loaded = Loaded(path, stem, maps, Globals({}), lambda: _release(module))
-    loaded.programs[fn] = Program(loaded, fd, facts, attach_type)
-    note("program", {**facts.as_dict(), "stem": stem})
-    return loaded.programs[fn]
+    note("program", {**facts.as_dict(), "stem": loaded.stem})
+    return Program(loaded, fd, facts, hook.attach_type)
 
 
 def _release(module: Any) -> None:
@@ -276,16 +288,19 @@ def _release(module: Any) -> None:
 # ---------------------------------------------------------------- maps
 
 
-def _maps(module: Any, program_info: bytes) -> Maps:
+def _map_names(module: Any) -> Iterator[str]:
+    """Without the data sections, which have a dot in their names."""
     library = _library()
-    found = Maps()
-    types = _types(program_info, BTF_IN_PROGRAM)
     for place in range(library.bpf_num_tables(module.module)):
         name = library.bpf_table_name(module.module, place).decode()
-        fd = library.bpf_table_fd(module.module, name.encode())
-        if "." not in name:  # with one it is a data section
-            found[name] = _map(fd, name, types)
-    return found
+        if "." not in name:
+            yield name
+
+
+def _maps(module: Any, program_info: bytes) -> dict[str, Map]:
+    types = _types(program_info, BTF_IN_PROGRAM)
+    table_fd = _library().bpf_table_fd
+    return {name: _map(table_fd(module.module, name.encode()), name, types) for name in _map_names(module)}
 
 
 def _map(fd: int, name: str, types: Btf | None) -> Map:

@@ -42,20 +42,11 @@ class Loader:
         self._stack.callback(loaded.close)
         return loaded
 
-    def load_bcc(
-        self,
-        source: str | os.PathLike[str],
-        /,
-        fn: str,
-        section: str = "",
-        *,
-        cflags: Sequence[str] = (),
-        **macros: Any,
-    ) -> Program:
+    def load_bcc(self, source: str | os.PathLike[str], /, fn: str, section: str = "", **options: Any) -> Program:
         """The function `fn` of a program in BCC style, a text or a path, as `lab.bpf.bcc.load` gives it."""
         from lab.bpf import bcc
 
-        loaded = bcc.load(source, fn, section, cflags=cflags, **macros)
+        loaded = bcc.load(source, fn, section, **options)
         self._stack.callback(loaded.close)
         return loaded
 

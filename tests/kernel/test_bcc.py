@@ -160,6 +160,23 @@ def test_a_tracepoint_counts_only_while_it_is_attached(bpf: Loader) -> None:
     assert attachment.how == "tracepoint sched/sched_process_exit"
 
 
+CALLS = """
+BPF_PROG_ARRAY(stages, 2);
+int first(struct xdp_md *ctx) { stages.call(ctx, 1); return XDP_ABORTED; }
+int second(struct xdp_md *ctx) { return XDP_TX; }
+"""
+
+
+def test_a_tail_call_goes_to_another_function_of_the_text(bpf: Loader) -> None:
+    """Functions named by `also` are loaded too, and fill a prog array; an empty place is passed over."""
+    program = bpf.load_bcc(CALLS, "first", "xdp", also=("second",))
+    assert program.run(bytes(64)).action is Action.XDP_ABORTED
+
+    program.maps["stages"][1] = program.programs["second"]
+
+    assert program.run(bytes(64)).action is Action.XDP_TX
+
+
 EVENTS = """
 struct event { u32 length; u32 verdict; };
 BPF_RINGBUF_OUTPUT(ring, 8);
