@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 PORT = 5201
 LISTEN = "0A"
 """TCP_LISTEN in /proc/<pid>/net/tcp."""
+CONNECT_MS = 2000
+GRACE_S = 5
+"""For the set-up and the exchange of results, beside the seconds of the test itself."""
+MOST_PARALLEL = 128
+"""MAX_STREAMS of iperf3."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +66,8 @@ def run_iperf3(
     """
     if protocol not in ("tcp", "udp"):
         raise TrafficError(f"iperf3: protocol {protocol!r} is neither tcp nor udp")
+    if not 1 <= parallel <= MOST_PARALLEL:
+        raise TrafficError(f"iperf3: parallel={parallel!r} is not between 1 and {MOST_PARALLEL}")
     if int(seconds) != seconds or not 1 <= seconds <= 120:
         raise TrafficError(f"iperf3: seconds={seconds!r} is not a whole number from 1 to 120")  # 0 means for ever to it
     program = shutil.which("iperf3")
@@ -68,18 +75,22 @@ def run_iperf3(
         raise FeatureMissing("run iperf3: it is not installed", mend="apt-get install iperf3")
     target = str(net.topology.address(server, ip))
     arguments = [program, "-J", "-c", target, "-p", str(PORT), "-t", str(int(seconds)), "-P", str(parallel)]
+    arguments += ["--connect-timeout", str(CONNECT_MS)]
     arguments += ["-u"] * (protocol == "udp") + ["-R"] * reverse
     arguments += ["-b", f"{bits_per_second:.0f}"] if bits_per_second else []
     listening = net[server.partition("/")[0]].popen(
         [program, "-s", "-1", "-p", str(PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
+    started = [listening]
     try:
         _await_listener(listening)
         talking = net[client.partition("/")[0]].popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        output = _output(talking, seconds + 15)
+        started.append(talking)
+        output = _output(talking, seconds + GRACE_S)
     finally:
-        listening.kill()
-        listening.wait()
+        for each in started:
+            with each:
+                each.kill()
     return _result(protocol, output)
 
 
@@ -100,9 +111,7 @@ def _output(process: subprocess.Popen[Any], timeout_s: float) -> Mapping[str, An
     try:
         output, complaint = process.communicate(timeout=timeout_s)
     except subprocess.TimeoutExpired as error:
-        process.kill()
-        process.communicate()
-        raise TrafficError(f"iperf3: no result after {timeout_s:g} s", mend="is the return path open?") from error
+        raise TrafficError(f"iperf3: no result after {timeout_s:g} s", mend="does the path pass both ways?") from error
     try:
         raw: Mapping[str, Any] = json.loads(output)
     except ValueError as error:
