@@ -16,7 +16,7 @@ from typing import Any
 from lab.bpf import sections, verifier
 from lab.bpf.build import build
 from lab.bpf.globals import Globals, Place
-from lab.bpf.layout import layout_of
+from lab.bpf.layout_of import layout_of
 from lab.bpf.map import Map
 from lab.bpf.map_kinds import open_map
 from lab.bpf.names import program_type

@@ -6,7 +6,8 @@ from collections.abc import Iterator, Mapping
 
 from lab.bpf import btf
 from lab.bpf.event_map import EventMap
-from lab.bpf.layout import Layout, layout_of, raw_layout
+from lab.bpf.layout import Layout
+from lab.bpf.layout_of import layout_of, raw_layout
 from lab.bpf.map import Facts, Map, Table
 from lab.bpf.map_of_maps import OUTER_TYPES, Inner, MapOfMaps
 from lab.bpf.names import map_type

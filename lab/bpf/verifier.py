@@ -45,7 +45,7 @@ MENDS = (
     (r"CO-RE relocation", "this kernel lacks that type or field: guard it with bpf_core_field_exists()"),
     (r"kfunc", "this kernel lacks the kfunc: declare it __weak and test it with bpf_ksym_exists()"),
     (
-        r"invalid access to map value|outside of the allowed memory range|value is negative|with unbounded|unbounded mem",
+        r"invalid access to map value|outside of the allowed memory range|value is negative|unbounded m",
         "bound the index before this line; an unsigned type or a mask helps",
     ),
     (

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from lab.bpf.build import build
-from lab.bpf.layout import Layout, layout_of, raw_layout
+from lab.bpf.layout import Layout
+from lab.bpf.layout_of import layout_of, raw_layout
 from lab.bpf.object_file import ObjectFile
 from lab.errors import MapError
 
