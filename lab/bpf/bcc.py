@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.bpf import bcc_headers, sections, verifier
+from lab.bpf.bcc_events import event_types
 from lab.bpf.btf import Btf, read_btf
 from lab.bpf.globals import Globals
 from lab.bpf.map import Map
@@ -40,8 +41,8 @@ BTF_GET_FD_BY_ID = 19
 STATISTICS, WHOLE_LOG = 4, 5
 """Log levels of the verifier: the figures of its last lines, and every step with them."""
 LOG_BYTES = {STATISTICS: 1 << 16, WHOLE_LOG: 1 << 24}
-BTF_IN_MAP, BTF_IN_PROGRAM = 64, 128
-"""Offsets of btf_id in struct bpf_map_info (then the ids of the key's and the value's type) and bpf_prog_info."""
+BTF_IN_MAP = 64
+"""Offset of btf_id in struct bpf_map_info; the ids of the key's and the value's type follow."""
 NAMED_SECTIONS = {
     "kprobe__": "kprobe/",
     "kretprobe__": "kretprobe/",
@@ -90,7 +91,7 @@ def load(
         loaded = Loaded(path, stem, Maps(), Globals({}), lambda: _release(module))
         for name in (fn, *also):
             loaded.programs[name] = _load(module, loaded, name, hook)
-        loaded.maps.update(_maps(module, bpf.object_info(loaded.programs[fn].fd)))
+        loaded.maps.update(_maps(module))
     except BaseException:
         _release(module)
         raise
@@ -297,17 +298,20 @@ def _map_names(module: Any) -> Iterator[str]:
             yield name
 
 
-def _maps(module: Any, program_info: bytes) -> dict[str, Map]:
-    types = _types(program_info, BTF_IN_PROGRAM)
-    table_fd = _library().bpf_table_fd
-    return {name: _map(table_fd(module.module, name.encode()), name, types) for name in _map_names(module)}
+def _maps(module: Any) -> dict[str, Map]:
+    return {name: _map(module, name) for name in _map_names(module)}
 
 
-def _map(fd: int, name: str, types: Btf | None) -> Map:
-    """Typed by the BTF that BCC gave the kernel with the map; what has none holds bytes."""
+def _map(module: Any, name: str) -> Map:
+    """Typed by the BTF that BCC gave the kernel with the map, events by their members; what has neither holds bytes."""
+    library = _library()
+    fd = library.bpf_table_fd(module.module, name.encode())
     info = bpf.object_info(fd)
     _, key, value = struct.unpack_from("=III", info, BTF_IN_MAP)
-    return open_map(fd, name, _types(info, BTF_IN_MAP) or types, MapTypes(key=key, value=value))
+    number = library.bpf_perf_event_fields(module.module, name.encode())
+    fields = [library.bpf_perf_event_field(module.module, name.encode(), place).decode() for place in range(number)]
+    types = event_types(name.removesuffix("s"), fields) if fields else _types(info, BTF_IN_MAP)
+    return open_map(fd, name, types, MapTypes(key=key, value=value))
 
 
 def _types(info: bytes, at: int) -> Btf | None:
