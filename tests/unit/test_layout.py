@@ -111,6 +111,12 @@ def test_bit_fields_keep_their_width_and_sign(samples):
     assert flags.last is True
 
 
+def test_a_bit_field_of_an_enum_takes_a_name(samples):
+    """As the enum itself does."""
+    layout, _ = samples["flags"]
+    assert layout.decode(layout.encode({"colour": "GREEN", "last": True})) == {"colour": 5, "last": 1}
+
+
 @pytest.mark.parametrize("given", [{"low": 8}, {"lean": 8}, {"lean": -9}, {"across": 1 << 40}, {"high": 16}])
 def test_a_bit_field_refuses_what_it_cannot_hold(samples, given):
     """One more than the widest value is an error that names the field, not a cut number."""
