@@ -17,6 +17,7 @@
  *   TCP flags of no sense          in no flow. outcomes: BAD_FLAGS. Of SYN, FIN, RST and ACK only SYN, SYN+ACK, ACK,
  *                                  FIN+ACK, RST and RST+ACK make sense (SYN+FIN, or none at all, are port scans)
  *   reset of no known flow         in no flow, and opens none. outcomes: STRAY_RESET
+ *   new flow, and no slot for it   in no flow. outcomes: NO_SLOT (other CPUs were faster, each time)
  *   ARP, LLDP, a third VLAN tag    in no flow. outcomes: NOT_IP
  *   One or two VLAN tags, IPv4 options and IPv6 extension headers change none of this. A tag is no part of a flow.
  *   Each frame is in a flow or in one outcome; `verdicts` has all. Bytes are whole frames without FCS, as XDP has them.
@@ -42,29 +43,30 @@
  * AGEING: a flow silent for longer than the time of its state has ended. Its next packet closes it and opens a new one;
  * the program `sweep`, run now and then by user space (bpf/xdp_track_flow.py), ends those that stay silent.
  *
- * PRESSURE: the table has sets of WAYS entries. A new flow in a full set takes the place of one that has ended, or else
- * of the longest silent one that was never answered, or else of the longest silent of all. The last two are counted as
- * CLOSED_EVICTED, and their events say what they had counted.
+ * PRESSURE: when no slot is free, SAMPLE flows in a row, the next ones each time, are looked at. One that has ended
+ * makes room, or else the longest silent one that was never answered, or else the longest silent of all. The last two
+ * are counted as CLOSED_EVICTED, and their events say what they had counted.
  *
  * KNOBS (const volatile, set before load)
- *   sets 4096            of the table; max_entries of `sets_of_tags` is that, of `flows` WAYS times that.
- *                        bpf/xdp_track_flow.py: sized(flows) says all three.
- *   hash_seed 0          a secret number keeps strangers from filling one set on purpose; sized() takes a random one
+ *   flow_count 65536, chain_count 131072   max_entries of `flows` and `given_back`, and of `chains`; to change them,
+ *                        take what sized(flows) of bpf/xdp_track_flow.py says
+ *   hash_seed 0          a secret number keeps strangers from filling one chain on purpose; sized() takes a random one
  *   one_way_idle_ms 30000, two_way_idle_ms 120000
  *   opening_idle_ms 60000 (SYN_...), established_idle_ms 3600000, closing_idle_ms 120000 (FIN_WAIT to LAST_ACK),
  *   time_wait_idle_ms 60000, reset_idle_ms 10000
  *
  * MAPS
- *   flows         the entries, an array; state FREE: none. To read them: bpf/xdp_track_flow.py, flows(maps)
- *   sets_of_tags  16 bits of each flow's hash, so that one cache line says which of WAYS entries may be it
+ *   flows         the flows, an array; state FREE: none. To read them: bpf/xdp_track_flow.py, flows(maps)
+ *   chains        hash of a key -> the first of the flows with that hash, linked
+ *   guards, pools, given_back   locks of the chains, slots never used, slots used before
  *   events        ring buffer of struct event
  *   totals        by enum happening; per CPU
  *   outcomes      packets and bytes in no flow, by enum outcome; per CPU
  *   verdicts      packets and bytes by XDP verdict; per CPU
  *
  * SEVERAL CPUs: either side of a flow has its own counters, added to atomically; what a side has sent is written by its
- * own packets alone. Flows are opened and ended under the lock of their set. A packet that another CPU counts in the
- * very instant in which its flow ends is lost with it.
+ * own packets alone. Chains are read without a lock and changed under one; who finds a chain changed looks again. A
+ * packet that another CPU counts in the very instant in which its flow ends is lost with it.
  *
  * KERNEL 5.8 or later (ring buffer).
  *
@@ -83,14 +85,15 @@
 #include <lab/parse.h>
 #include <lab/verdict.h>
 
-#define WAYS	     16
-#define TAGS_A_WORD  4
-#define TAG_WORDS    (WAYS / TAGS_A_WORD)
-#define SETS	     4096
-#define SETS_A_SWEEP 32
-#define NS_PER_MS    1000000ULL
-#define RESET_REACH  (1 << 20)
-#define ATTEMPTS     3
+#define FLOWS	      65536
+#define LONGEST_CHAIN 16
+#define GUARDS	      1024
+#define SAMPLE	      16
+#define SWEPT	      512
+#define ATTEMPTS      4
+#define NO_SLOTS      0xffffffff
+#define NS_PER_MS     1000000ULL
+#define RESET_REACH   (1 << 20)
 
 #define TCP_FLAGS_AT 13 /* RFC 9293, 3.1 */
 #define TCP_FIN	     0x01
@@ -99,7 +102,8 @@
 #define TCP_ACK	     0x10
 #define TCP_DECISIVE (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)
 
-const volatile __u32 sets = SETS;
+const volatile __u32 flow_count = FLOWS;
+const volatile __u32 chain_count = 2 * FLOWS;
 const volatile __u32 hash_seed = 0;
 const volatile __u32 one_way_idle_ms = 30000;
 const volatile __u32 two_way_idle_ms = 120000;
@@ -142,8 +146,7 @@ enum outcome {
 	MALFORMED,
 	BAD_FLAGS,
 	STRAY_RESET,
-	NO_SLOT, /* other CPUs took the flow's place ATTEMPTS times, or the maps are smaller than the knob `sets` says
-		  */
+	NO_SLOT, /* other CPUs were faster ATTEMPTS times, or the chain is longer than LONGEST_CHAIN */
 	OUTCOMES,
 };
 
@@ -182,10 +185,11 @@ struct flow {
 	struct flow_key key;
 	__u64 first_ns; /* CLOCK_MONOTONIC, as of the tick before */
 	__u64 last_ns;
-	enum flow_state state;
+	__u32 next; /* of its chain */
+	enum flow_state state : 8;
 	__u8 opener; /* the side that sent the first packet: 0 lower, 1 upper */
 	__u8 ended;  /* its CLOSED_ event is out */
-	__u16 reserved;
+	__u8 reserved;
 	struct side sides[2];
 };
 
@@ -196,25 +200,56 @@ struct event {
 };
 const struct event *kept_for_btf __attribute__((unused));
 
-struct tag_set {
-	struct bpf_spin_lock lock;
+/* Flows whose keys have one hash. */
+struct chain {
+	__u32 first;
 	__u32 changes; /* another number: some flow came, went or began anew since */
-	__u64 tags[TAG_WORDS];
-	__u64 reserved[3]; /* no set lies on three cache lines */
+};
+
+struct guard {
+	struct bpf_spin_lock lock;
+};
+
+/* Which slots were never used, and, once all were, which are looked at when one is needed. */
+struct pool {
+	struct bpf_spin_lock lock;
+	__u32 used;
+	__u32 hand;
 };
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(max_entries, SETS);
+	__uint(max_entries, 2 * FLOWS);
 	__type(key, __u32);
-	__type(value, struct tag_set);
-} sets_of_tags SEC(".maps");
+	__type(value, struct chain);
+} chains SEC(".maps");
+
+/* One for many chains: a lock in each would double them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, GUARDS);
+	__type(key, __u32);
+	__type(value, struct guard);
+} guards SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct pool);
+} pools SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, FLOWS);
+	__type(value, __u32);
+} given_back SEC(".maps");
 
 /* Mappable, because that puts the first entry at the start of a page: each entry is two cache lines, and not three. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, SETS *WAYS);
+	__uint(max_entries, FLOWS);
 	__type(key, __u32);
 	__type(value, struct flow);
 } flows SEC(".maps");
@@ -252,12 +287,11 @@ struct news {
 
 /* Where a flow is, or could be. */
 struct place {
-	struct tag_set *set;
+	struct chain *chain;
+	struct guard *guard;
 	struct flow *flow;
-	__u32 first; /* slot of the set's first entry */
-	__u32 way;
-	__u32 changes; /* of the set when it was looked at */
-	__u16 tag;
+	__u32 slot;    /* of the flow */
+	__u32 changes; /* of the chain when it was looked at */
 };
 
 /* ---- Counting ---- */
@@ -599,25 +633,11 @@ static __always_inline bool begins_anew(const struct flow *flow, const struct ne
 	return flow->state == TIME_WAIT && (!(mine->sent & KNOWN) || is_after(news->seq, mine->next_seq - 1));
 }
 
-/* ---- The table ---- */
+/* ---- The table: chains of flows, linked by slot number + 1 (0 ends a chain) ---- */
 
-#define LANES	   0x0001000100010001ULL
-#define HIGH_BITS  0x8000800080008000ULL
-#define LANE_BITS  16
-#define LANE_INDEX (1ULL << 46 | 1ULL << 31 | 3ULL << 14)
-
-/* The top bit of each 16-bit lane of `word` that equals `tag`; above the lowest of them it may err. */
-static __always_inline __u64 lanes_with(__u64 word, __u16 tag)
+static __always_inline struct flow *flow_at(__u32 slot)
 {
-	__u64 other = word ^ (tag * LANES);
-
-	return (other - LANES) & ~other & HIGH_BITS;
-}
-
-/* The lowest lane that has its top bit set, without a branch: a de Bruijn multiplication, as BPF has no bit scan. */
-static __always_inline __u32 lowest_lane(__u64 lanes)
-{
-	return (((lanes & -lanes) >> (LANE_BITS - 1)) * LANE_INDEX) >> 62;
+	return bpf_map_lookup_elem(&flows, &slot);
 }
 
 static __always_inline bool is_same(const struct flow_key *a, const struct flow_key *b)
@@ -627,47 +647,96 @@ static __always_inline bool is_same(const struct flow_key *a, const struct flow_
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]) | (x[4] ^ y[4]));
 }
 
-static __always_inline struct flow *flow_at(__u32 slot)
+/* The chain that a key belongs to, its lock, and how often it has changed until now; false without such a chain. */
+static __always_inline bool find_chain(struct place *place, const struct flow_key *key)
 {
-	return bpf_map_lookup_elem(&flows, &slot);
-}
+	__u32 hash = lab_jhash((const __u32 *)key, sizeof(*key) / 4, hash_seed);
+	__u32 index = ((__u64)hash * chain_count) >> 32; /* as even as a modulo, without the division */
+	__u32 guard = index % GUARDS;
 
-/* Sets the place from the key: its set, and the flow if it is there. False when the maps have no such set. */
-static __always_inline bool look_up(struct place *place, const struct news *news)
-{
-	__u32 hash = lab_jhash((const __u32 *)&news->key, sizeof(news->key) / 4, hash_seed);
-	__u32 index = ((__u64)hash * sets) >> 32; /* as even as a modulo, without the division */
-
-	place->flow = NULL;
-	place->set = bpf_map_lookup_elem(&sets_of_tags, &index);
-	if (!place->set)
+	place->chain = bpf_map_lookup_elem(&chains, &index);
+	place->guard = bpf_map_lookup_elem(&guards, &guard);
+	if (!place->chain || !place->guard)
 		return false;
-	place->first = index * WAYS;
-	place->tag = hash & 0xffff ?: 1; /* 0 is a free way */
-	place->changes = *(volatile __u32 *)&place->set->changes;
-	for (__u32 word = 0; word < TAG_WORDS; word++) {
-		__u64 lanes = lanes_with(place->set->tags[word], place->tag);
-
-		for (__u32 candidate = 0; lanes && candidate < TAGS_A_WORD; candidate++) {
-			__u32 way = word * TAGS_A_WORD + lowest_lane(lanes);
-			struct flow *flow = flow_at(place->first + way);
-
-			if (flow && is_same(&flow->key, &news->key)) {
-				place->way = way;
-				place->flow = flow;
-				return true;
-			}
-			lanes &= lanes - 1;
-		}
-	}
+	place->changes = *(volatile __u32 *)&place->chain->changes;
 	return true;
 }
 
-/* What a flow is worth when a place is needed: one that ended, then one never answered, then others; and its age. */
+/* The place of a packet's flow, which is NULL when there is none. False when nobody could say. */
+static __always_inline bool look_up(struct place *place, const struct news *news)
+{
+	__u32 link;
+
+	place->flow = NULL;
+	if (!find_chain(place, &news->key))
+		return false;
+	link = *(volatile __u32 *)&place->chain->first;
+	for (__u64 step = 0; step < LONGEST_CHAIN; step++) {
+		struct flow *flow;
+
+		if (!link)
+			return true;
+		flow = flow_at(link - 1);
+		if (!flow)
+			return false;
+		if (is_same(&flow->key, &news->key)) {
+			place->flow = flow;
+			place->slot = link - 1;
+			return true;
+		}
+		link = flow->next;
+	}
+	return false;
+}
+
+/*
+ * Takes a flow out of its chain, if it is silent for too long or anyway; its slot is the caller's then. Not static: the
+ * verifier proves it once, for any numbers, and not again on every path to it.
+ */
+__noinline int take_out(__u32 slot, __u64 now_ns, bool anyway)
+{
+	struct flow *flow = flow_at(slot), *before;
+	struct flow_key key;
+	struct place place;
+	bool taken;
+	__u32 *link;
+
+	if (!flow || flow->state == FREE)
+		return 0;
+	key = flow->key;
+	if (!find_chain(&place, &key))
+		return 0;
+	link = &place.chain->first;
+	for (__u64 step = 0; step < LONGEST_CHAIN && *link != slot + 1; step++) {
+		before = flow_at(*link - 1);
+		if (!before)
+			return 0;
+		link = &before->next;
+	}
+
+	bpf_spin_lock(&place.guard->lock);
+	/* Looked at again: it may have gone, or been heard from, since. */
+	taken = place.chain->changes == place.changes && *link == slot + 1 && (anyway || is_stale(flow, now_ns));
+	if (taken) {
+		*link = flow->next;
+		place.chain->changes++;
+	}
+	bpf_spin_unlock(&place.guard->lock);
+	if (!taken)
+		return 0;
+	if (!flow->ended)
+		announce(is_stale(flow, now_ns) ? CLOSED_IDLE : CLOSED_EVICTED, flow);
+	flow->state = FREE;
+	return 1;
+}
+
+/* What a flow is worth when a slot is needed: one that ended, then one never answered, then others; and its age. */
 static __always_inline __u64 worth(const struct flow *flow, __u64 now_ns)
 {
 	__u64 rank = 2;
 
+	if (flow->state == FREE)
+		return ~0ULL;
 	if (flow->ended || is_stale(flow, now_ns))
 		rank = 0;
 	else if (flow->state < ESTABLISHED && flow->state != TWO_WAY)
@@ -675,54 +744,59 @@ static __always_inline __u64 worth(const struct flow *flow, __u64 now_ns)
 	return rank << 62 | flow->last_ns;
 }
 
-/* Not static: the verifier proves it once, for any set, and not again on every path to it. */
+/* The least worthy of SAMPLE flows in a row. */
 __noinline __u32 least_worthy(__u32 first, __u64 now_ns)
 {
 	__u64 least = ~0ULL;
-	__u32 chosen = 0;
+	__u32 chosen = first;
 
-	for (__u32 way = 0; way < WAYS; way++) {
-		struct flow *flow = flow_at(first + way);
+	for (__u32 step = 0; step < SAMPLE; step++) {
+		struct flow *flow = flow_at(first + step);
 		__u64 value = flow ? worth(flow, now_ns) : least;
 
 		if (value < least) {
 			least = value;
-			chosen = way;
+			chosen = first + step;
 		}
 	}
 	return chosen;
 }
 
-/* A free way of the set, or the least worthy one. */
-static __always_inline void choose(struct place *place, __u64 now_ns)
+/* A slot for a new flow: one given back, or one never used, or one of a flow that must go. NO_SLOTS: none now. */
+static __noinline __u32 find_slot(__u64 now_ns)
 {
-	__u64 free = 0;
-	__u32 word;
+	__u32 only = 0, slot = NO_SLOTS, first;
+	struct pool *pool = bpf_map_lookup_elem(&pools, &only);
 
-	for (word = 0; word < TAG_WORDS; word++) {
-		free = lanes_with(place->set->tags[word], 0);
-		if (free)
-			break;
+	if (!bpf_map_pop_elem(&given_back, &slot))
+		return slot;
+	if (!pool)
+		return NO_SLOTS;
+	bpf_spin_lock(&pool->lock);
+	first = pool->hand;
+	slot = pool->used;
+	if (slot < flow_count) {
+		pool->used++;
+	} else {
+		pool->hand += SAMPLE;
+		if (pool->hand >= flow_count)
+			pool->hand = 0;
 	}
-	if (free)
-		place->way = word * TAGS_A_WORD + lowest_lane(free);
-	else
-		place->way = least_worthy(place->first, now_ns) % WAYS;
-	place->flow = flow_at(place->first + place->way);
+	bpf_spin_unlock(&pool->lock);
+	if (slot < flow_count)
+		return slot;
+	slot = least_worthy(first, now_ns);
+	return take_out(slot, now_ns, true) ? slot : NO_SLOTS;
 }
 
-static __always_inline void write_tag(struct tag_set *set, __u32 way, __u16 tag)
-{
-	__u32 shift = (way % TAGS_A_WORD) * LANE_BITS;
-	__u64 *word = &set->tags[way / TAGS_A_WORD % TAG_WORDS];
-
-	*word = (*word & ~(0xffffULL << shift)) | ((__u64)tag << shift);
-	set->changes++;
-}
+/* ---- Flows begin, go on and end ---- */
 
 static __always_inline void begin(struct flow *flow, const struct news *news)
 {
+	__u32 next = flow->next;
+
 	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->next = next;
 	flow->key = news->key;
 	flow->first_ns = news->now_ns;
 	/* Who answers a SYN that was not seen did not open the connection. */
@@ -730,40 +804,33 @@ static __always_inline void begin(struct flow *flow, const struct news *news)
 	follow(flow, news);
 }
 
-/* Puts a new flow into the place, under the set's lock; false when the set has changed since it was looked at. */
-static __always_inline bool take(struct place *place, const struct news *news)
+/* Puts a new flow, which nobody else knows yet, at the head of its chain; false when the chain has changed. */
+static __always_inline bool link_in(struct place *place, struct flow *flow, __u32 slot)
 {
-	struct tag_set *set = place->set;
-	struct flow *flow = place->flow;
-	struct flow old;
+	bool unchanged;
 
-	bpf_spin_lock(&set->lock);
-	if (set->changes != place->changes) {
-		bpf_spin_unlock(&set->lock);
-		return false;
+	bpf_spin_lock(&place->guard->lock);
+	unchanged = place->chain->changes == place->changes;
+	if (unchanged) {
+		flow->next = place->chain->first;
+		place->chain->first = slot + 1;
+		place->chain->changes++;
 	}
-	old = *flow;
-	begin(flow, news);
-	write_tag(set, place->way, place->tag);
-	bpf_spin_unlock(&set->lock);
-
-	if (old.state != FREE && !old.ended)
-		announce(is_stale(&old, news->now_ns) ? CLOSED_IDLE : CLOSED_EVICTED, &old);
-	announce(OPENED, flow);
-	return true;
+	bpf_spin_unlock(&place->guard->lock);
+	return unchanged;
 }
 
 /* The connection has ended; two CPUs may find that out at once. */
-static __noinline int end(struct tag_set *set, struct flow *flow)
+static __noinline int end(struct guard *guard, struct flow *flow)
 {
 	bool first;
 
-	if (!set || !flow)
+	if (!guard || !flow)
 		return 0;
-	bpf_spin_lock(&set->lock);
+	bpf_spin_lock(&guard->lock);
 	first = !flow->ended;
 	flow->ended = 1;
-	bpf_spin_unlock(&set->lock);
+	bpf_spin_unlock(&guard->lock);
 	if (first)
 		announce(flow->state == RESET ? CLOSED_RST : CLOSED_FIN, flow);
 	return 0;
@@ -778,30 +845,54 @@ static __always_inline bool goes_on(struct place *place, const struct news *news
 		return false;
 	follow(flow, news);
 	if (flow->state >= TIME_WAIT && !flow->ended)
-		end(place->set, flow);
+		end(place->guard, flow);
 	return true;
+}
+
+static __always_inline int give_back(__u32 slot, int verdict)
+{
+	if (slot != NO_SLOTS)
+		bpf_map_push_elem(&given_back, &slot, 0);
+	return verdict;
 }
 
 /* The first packet of a flow; a call of its own, so that the code of all later ones stays small. */
 static __noinline int open_flow(const struct news *news)
 {
+	__u32 slot = NO_SLOTS;
 	struct place place;
 
-	for (int attempt = 0; attempt < ATTEMPTS; attempt++) {
+	for (__u64 attempt = 0; attempt < ATTEMPTS; attempt++) {
+		struct flow *flow;
+
 		if (!look_up(&place, news))
 			break;
+		/* Another CPU may have opened it just now. */
 		if (goes_on(&place, news))
-			return lab_verdict(XDP_PASS, news->bytes);
+			return give_back(slot, lab_verdict(XDP_PASS, news->bytes));
 		if (news->flags & TCP_RST)
-			return untracked(STRAY_RESET, news->bytes);
-		if (!place.flow)
-			choose(&place, news->now_ns);
-		if (!place.flow)
+			return give_back(slot, untracked(STRAY_RESET, news->bytes));
+		/* Looked up again behind each of these: they may have changed this chain. */
+		if (place.flow) {
+			if (take_out(place.slot, news->now_ns, true))
+				give_back(place.slot, 0);
+			continue;
+		}
+		if (slot == NO_SLOTS) {
+			slot = find_slot(news->now_ns);
+			continue;
+		}
+		flow = flow_at(slot);
+		if (!flow)
 			break;
-		if (take(&place, news))
+		begin(flow, news);
+		if (link_in(&place, flow, slot)) {
+			announce(OPENED, flow);
 			return lab_verdict(XDP_PASS, news->bytes);
+		}
+		flow->state = FREE;
 	}
-	return untracked(NO_SLOT, news->bytes);
+	return give_back(slot, untracked(NO_SLOT, news->bytes));
 }
 
 SEC("xdp")
@@ -827,44 +918,26 @@ int xdp_track_flow(struct xdp_md *ctx)
 
 __u32 sweep_at;
 
-/* Not static: the verifier proves it once, for any numbers, and not again for each of the calls below. */
-__noinline int end_stale(__u32 index, __u32 way, __u64 now_ns)
+/* Not static, for the same reason as take_out(). */
+__noinline int end_stale(__u32 slot, __u64 now_ns)
 {
-	struct tag_set *set = bpf_map_lookup_elem(&sets_of_tags, &index);
-	struct flow *flow = flow_at(index * WAYS + way);
-	struct flow old;
+	struct flow *flow = flow_at(slot);
 
-	if (!set || !flow || flow->state == FREE || !is_stale(flow, now_ns))
-		return 0;
-	bpf_spin_lock(&set->lock);
-	old = *flow;
-	/* Looked at again: it may have begun anew since. */
-	if (old.state != FREE && is_stale(&old, now_ns)) {
-		flow->state = FREE;
-		write_tag(set, way, 0);
-	} else {
-		old.ended = 1;
-	}
-	bpf_spin_unlock(&set->lock);
-	if (!old.ended)
-		announce(CLOSED_IDLE, &old);
+	if (flow && flow->state != FREE && is_stale(flow, now_ns) && take_out(slot, now_ns, false))
+		give_back(slot, 0);
 	return 0;
 }
 
-/* Ends the flows that were silent for too long in the next SETS_A_SWEEP sets. User space runs it by BPF_PROG_RUN. */
+/* Ends those of the next SWEPT flows that were silent for too long. User space runs it by BPF_PROG_RUN. */
 SEC("xdp")
 int sweep(struct xdp_md *ctx)
 {
 	__u64 now_ns = lab_now_ns();
-	__u32 index = sweep_at;
+	__u32 start = sweep_at;
 
-	for (__u32 step = 0; step < SETS_A_SWEEP; step++, index++) {
-		if (index >= sets)
-			index = 0;
-		for (__u32 way = 0; way < WAYS; way++)
-			end_stale(index, way, now_ns);
-	}
-	sweep_at = index;
+	for (__u32 step = 0; step < SWEPT; step++)
+		end_stale(start + step, now_ns); /* there is none beyond the last */
+	sweep_at = start + SWEPT < flow_count ? start + SWEPT : 0;
 	return XDP_PASS;
 }
 
