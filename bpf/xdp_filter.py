@@ -15,13 +15,15 @@ the old rules or the new ones. When the call returns, no packet sees the old one
 
 from __future__ import annotations
 
+import gc
 import struct
 from array import array
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from itertools import groupby
+from itertools import chain, groupby
 from operator import itemgetter
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
 from typing import Any, NamedTuple
@@ -40,6 +42,8 @@ LOW_64 = (1 << 64) - 1
 
 Entry = tuple[int, int, int]
 """A prefix and where it leads: address as a number, length, reference."""
+Named = tuple[int, int, int, bool]
+"""A prefix and who names it: address as a number, length, number of the rule, whether that names another prefix."""
 
 
 # ---- Rules ----
@@ -73,8 +77,7 @@ class Prefix(NamedTuple):
         return f"{inet_ntop(kind, self.number.to_bytes(octets, 'big'))}/{self.length}"
 
 
-@dataclass(frozen=True)
-class Rule:
+class Rule(NamedTuple):
     """What a packet must fit, and what becomes of it then; `allow()` and `deny()` make them. None: anything fits.
 
     Ports are first and last. Equal rules share one counter, which a rule keeps while others come and go.
@@ -209,12 +212,17 @@ class Tables:
         yield "roots", len(self.roots), b"".join(map(array.tobytes, self.roots))
         yield "steps", len(self.steps), b"".join(self.steps)
         yield "nodes", len(self.nodes), b"".join(map(array.tobytes, self.nodes))
-        yield "rows", len(self.rows), b"".join(struct.pack("=III", *row) for row in self.rows)
+        yield "rows", len(self.rows), _packed(self.rows)
         yield "pairs", len(self.pairs), self.pairs.tobytes()
-        yield "protocols", len(self.protocols), b"".join(struct.pack("=II", *each) for each in self.protocols)
+        yield "protocols", len(self.protocols), _packed(self.protocols)
         yield "port_classes", len(self.port_classes), b"".join(map(array.tobytes, self.port_classes))
         yield "cells", len(self.cells), self.cells.tobytes()
-        yield "rules", len(self.rules), b"".join(struct.pack("=II", *each) for each in self.rules)
+        yield "rules", len(self.rules), _packed(self.rules)
+
+
+def _packed(records: Sequence[tuple[int, ...]]) -> bytes:
+    """Structs of 32-bit numbers alone, back to back."""
+    return array("I", chain.from_iterable(records)).tobytes()
 
 
 def ranked(rules: Iterable[Rule]) -> list[Rule]:
@@ -261,18 +269,18 @@ class Compiler:
         }
         return self.tables
 
-    def _by_direction(self) -> tuple[Any, Any, list[int]]:
-        """Numbers of rules by family and prefix, as (those of this prefix alone, those of a pair), and all others."""
-        by_source: Any = {4: defaultdict(lambda: ([], [])), 6: defaultdict(lambda: ([], []))}
-        by_destination: Any = {4: defaultdict(lambda: ([], [])), 6: defaultdict(lambda: ([], []))}
+    def _by_direction(self) -> tuple[dict[int, list[Named]], dict[int, list[Named]], list[int]]:
+        """Which rule names which prefix as its source, and as its destination, by family; and the others."""
+        by_source: dict[int, list[Named]] = {4: [], 6: []}
+        by_destination: dict[int, list[Named]] = {4: [], 6: []}
         anywhere = []
         for number, rule in enumerate(self.order, 1):
             source, destination = rule.source, rule.destination
             is_pair = source is not None and destination is not None
             if source is not None:
-                by_source[source.family][source.number, source.length][is_pair].append(number)
+                by_source[source.family].append((source.number, source.length, number, is_pair))
             if destination is not None:
-                by_destination[destination.family][destination.number, destination.length][is_pair].append(number)
+                by_destination[destination.family].append((destination.number, destination.length, number, is_pair))
             if source is None and destination is None:
                 anywhere.append(number)
         return by_source, by_destination, anywhere
@@ -363,16 +371,19 @@ class Compiler:
             self.tables.rows.append(row)
         return ROW | self.row_of[row]
 
-    def _add_trie(self, family: int, by_prefix: Any, groups: dict[frozenset[int], int]) -> None:
+    def _add_trie(self, family: int, named: list[Named], groups: dict[frozenset[int], int]) -> None:
         width = 32 if family == 4 else 128
         trie = Trie(width, self.tables)
-        self.tables.roots.append(trie.root(list(self._entries(width, by_prefix, groups))))
+        self.tables.roots.append(trie.root(list(self._entries(width, named, groups))))
 
-    def _entries(self, width: int, by_prefix: Any, groups: dict[frozenset[int], int]) -> Iterator[Entry]:
+    def _entries(self, width: int, named: list[Named], groups: dict[frozenset[int], int]) -> Iterator[Entry]:
         """Each prefix with the reference that it and the prefixes around it make, in the order of addresses."""
         around: list[tuple[int, list[int], frozenset[int]]] = [(1 << width, [], frozenset())]
-        for number, length in sorted(by_prefix):
-            own, own_pairs = by_prefix[number, length]
+        for (number, length), alike in groupby(sorted(named), key=itemgetter(0, 1)):
+            own: list[int] = []
+            own_pairs: list[int] = []
+            for _, _, rule, is_pair in alike:
+                (own_pairs if is_pair else own).append(rule)
             while number >= around[-1][0]:
                 around.pop()
             _, outer, pairs = around[-1]
@@ -437,10 +448,13 @@ class Trie:
         return root
 
     def _below(self, group: list[Entry], outside: int) -> int:
-        """The step that tells these prefixes apart; `outside` is what holds where none of them does."""
+        """The step that tells these prefixes apart; `outside` is what holds where none of them does.
+
+        In the order of addresses a prefix comes before those within it; the last is looked at first.
+        """
         if len(group) <= LEAF_STEPS:
             reference = outside
-            for number, length, inside in sorted(group, key=itemgetter(1)):
+            for number, length, inside in group:
                 reference = self._step(number, length, inside, reference)
             return reference
         return self._fan_out(group, outside)
@@ -520,11 +534,13 @@ class Filter:
         if default not in ("ALLOW", "DENY"):
             raise ValueError(f'default {default!r}: "ALLOW" or "DENY"')
         order, counters = ranked(listed), self._assign(listed)
-        tables = Compiler(order, default, counters).compile()
-        self._check(tables)
+        with _uncollected():
+            tables = Compiler(order, default, counters).compile()
+            entries = list(tables.entries())
+        self._check(entries)
         began = [slot for rule, slot in counters.items() if rule not in self._counters]
         self._reset(began)
-        self._switch(tables)
+        self._switch(tables.rule_set, entries)
         del self._free[len(self._free) - len(began) :]
         self._free += [slot for rule, slot in self._counters.items() if rule not in counters]
         self._counters, self.default = counters, default
@@ -563,8 +579,8 @@ class Filter:
         free = iter(reversed(self._free))
         return {rule: self._counters[rule] if rule in self._counters else next(free) for rule in rules}
 
-    def _check(self, tables: Tables) -> None:
-        for name, count, _ in tables.entries():
+    def _check(self, entries: Sequence[tuple[str, int, bytes]]) -> None:
+        for name, count, _ in entries:
             if 2 * count > self.maps[name].facts.max_entries:
                 raise ValueError(_no_room(name, 2 * count))
 
@@ -573,27 +589,40 @@ class Filter:
         self.maps["counts"].update({slot: (0, 0) for slot in slots if slot in self._used})
         self._used.update(slots)
 
-    def _switch(self, tables: Tables) -> None:
+    def _switch(self, rule_set: Mapping[str, int], entries: Sequence[tuple[str, int, bytes]]) -> None:
         """Fills the generation that no packet looks at, and replaces the map that says which one is in force.
 
         The kernel waits, in the update of a map of maps, for all programs that may still hold the old one
         (maybe_wait_bpf_programs, Linux 5.0): then the other generation can be filled the next time.
         """
         generation = 1 - self._in_force().generation
-        for name, count, raw in tables.entries():
+        for name, count, raw in entries:
             if count and self._written[generation].get(name) != raw:
                 places = array("I", range(generation, 2 * count + generation, 2))
                 self._written[generation].pop(name, None)
                 kernel.map_update_batch(self.maps[name].fd, places.tobytes(), raw, count)
                 self._written[generation][name] = raw
-        self._inner[generation][0] = {"generation": generation, **tables.rule_set}
+        self._inner[generation][0] = {"generation": generation, **rule_set}
         self.maps["active"][0] = self._inner[generation]
+
+
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector, which would walk 100,000 rules again and again and find nothing: 0.4 s."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 def room(rules: Iterable[Rule]) -> dict[str, int]:
     """What load("xdp_filter", max_entries=room(rules)) needs, so that these rules can be replaced by as many others."""
     order = ranked(rules)
-    tables = Compiler(order, "ALLOW", dict.fromkeys(order, 0)).compile()
+    with _uncollected():
+        tables = Compiler(order, "ALLOW", dict.fromkeys(order, 0)).compile()
     sizes = {name: 2 * count for name, count, _ in tables.entries()}
     least = {"steps": 8192, "nodes": 512, "rows": 2048, "pairs": 8192, "cells": 131_072, "rules": 2048}
     wanted = {name: max(size, sizes[name] * 5 // 4 & ~1) for name, size in least.items()}
