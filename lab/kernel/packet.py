@@ -113,8 +113,8 @@ class _IoVec(ctypes.Structure):
     _fields_ = (("base", ctypes.c_void_p), ("length", ctypes.c_size_t))
 
 
-class _Message(ctypes.Structure):
-    """struct mmsghdr; this sender names no address and no control data."""
+class _Header(ctypes.Structure):
+    """struct msghdr; this sender names no address and no control data."""
 
     _fields_ = (
         ("name", ctypes.c_void_p),
@@ -124,8 +124,13 @@ class _Message(ctypes.Structure):
         ("control", ctypes.c_void_p),
         ("control_bytes", ctypes.c_size_t),
         ("flags", ctypes.c_int),
-        ("sent_bytes", ctypes.c_uint32),
     )
+
+
+class _Message(ctypes.Structure):
+    """struct mmsghdr: the header is padded to 56 bytes before the count that the kernel writes."""
+
+    _fields_ = (("header", _Header), ("sent_bytes", ctypes.c_uint32))
 
 
 class FrameBatch:
@@ -139,7 +144,7 @@ class FrameBatch:
         self._messages = (_Message * self._count)()
         for at, (message, vector) in enumerate(zip(self._messages, self._vectors, strict=True)):
             vector.base, vector.length = start + length * at, length
-            message.vectors, message.vector_count = ctypes.pointer(vector), 1
+            message.header.vectors, message.header.vector_count = ctypes.pointer(vector), 1
 
     def __len__(self) -> int:
         return self._count

@@ -11,7 +11,7 @@ import pytest
 
 from lab import Direction, Mode, Network, Stream, Topology, expect
 from lab.bpf.loader import Loader
-from lab.errors import TrafficError
+from lab.errors import FeatureMissing, TrafficError
 from lab.traffic import frames
 
 TOPOLOGY = Topology.pair("client", "server")
@@ -165,9 +165,39 @@ def test_iperf3_gives_typed_figures(net: Network) -> None:
     assert tcp.raw["start"]["version"].startswith("iperf")
 
 
+def test_iperf3_runs_in_parallel_over_ipv6(net: Network) -> None:
+    """Three parallel streams backwards over IPv6 are one result, and raw has all three."""
+    result = net.iperf3("client", "server", parallel=3, reverse=True, ip=6)
+    assert len(result.raw["end"]["streams"]) == 3
+    assert result.bits_per_second > 1e8
+
+
+def test_iperf3_refuses_what_cannot_be(net: Network) -> None:
+    """Half a second, 999 streams, an unknown protocol: one sentence each, and no process."""
+    for options, words in (
+        ({"seconds": 0.5}, "whole number"),
+        ({"parallel": 999}, "between 1 and 128"),
+        ({"protocol": "sctp"}, "neither tcp nor udp"),
+    ):
+        with pytest.raises(TrafficError, match=words):
+            net.iperf3("client", "server", **options)
+    assert net["server"].processes == []
+
+
 def test_iperf3_fails_in_its_own_words(net: Network, bpf: Loader) -> None:
-    """iperf3 3.12 exits with 0 when it failed: the lab reads what it says."""
-    with pytest.raises(TrafficError, match="whole number"):
-        net.iperf3("client", "server", seconds=0.5)
-    with pytest.raises(TrafficError, match="too large \\(maximum = 128\\)"):
-        net.iperf3("client", "server", parallel=999)
+    """iperf3 3.12 exits with 0 when it failed: the lab reads what it says, and does not wait for long."""
+    start = time.monotonic()
+    with (
+        bpf.load(DROP, program="drop_xdp").attach(net.interface("server/eth0"), mode=Mode.NATIVE),
+        pytest.raises(TrafficError, match="unable to connect to server"),
+    ):
+        net.iperf3("client", "server")
+    assert time.monotonic() - start < 10
+    assert [each.poll() is not None for each in net["server"].processes] == [True]
+
+
+def test_iperf3_that_is_missing_says_how_to_get_it(net: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FeatureMissing, with the package's name."""
+    monkeypatch.setenv("PATH", "/nowhere")
+    with pytest.raises(FeatureMissing, match="apt-get install iperf3"):
+        net.iperf3("client", "server")
