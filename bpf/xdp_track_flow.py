@@ -1,10 +1,10 @@
 """What user space does with xdp_track_flow: sizes its table, reads its flows, and ends those that stay silent.
 
-    program = bpf.load("xdp_track_flow", **sized(flows=1_000_000))
-    for flow in flows(program.maps):
-        print(flow)                 # tcp 10.0.0.1:40000 -> 10.0.0.2:80 ESTABLISHED, 12 packets there and 10 back
-    sweep(program)                  # now and then: ends what was silent for too long
-    program.maps["events"].drain()  # the flows that were opened and closed meanwhile
+program = bpf.load("xdp_track_flow", **sized(flows=1_000_000))
+for flow in flows(program.maps):
+    print(flow)                 # tcp 10.0.0.1:40000 -> 10.0.0.2:80 ESTABLISHED, 12 packets there and 10 back
+sweep(program)                  # now and then: ends what was silent for too long
+program.maps["events"].drain()  # the flows that were opened and closed meanwhile
 """
 
 from __future__ import annotations
