@@ -39,14 +39,19 @@ def address_of(topology: Topology, place: str, family: int) -> Address:
 
 
 def way(topology: Topology, src: str, target: Address) -> list[Step]:
-    """Every step from a namespace (or one of its interfaces) to an address; [] when it is the namespace's own.
+    """Every step from a namespace (or one of its interfaces) towards an address; [] when it is the namespace's own.
 
-    TrafficError when a namespace on the way has no route.
+    It ends where a router has no route: a program there may know more. TrafficError when the first has none.
     """
     steps: list[Step] = []
     here = src
     while len(steps) < MOST_HOPS and not _owns(topology, here.partition("/")[0], target):
-        out, via = _next_hop(topology, here, target)
+        next_hop = _next_hop(topology, here, target)
+        if next_hop is None:
+            if steps:
+                break
+            raise TrafficError(f"{here} has no route to {target}", mend="routes=(Route(...),) in its NamespaceSpec")
+        out, via = next_hop
         into = _owner(topology, out, via)
         steps.append(Step(out, into))
         if into is None:
@@ -66,7 +71,7 @@ def _owns(topology: Topology, namespace: str, target: Address) -> bool:
     return any(target == each.ip for each in (*own, *layout.loopback.get(namespace, ())))
 
 
-def _next_hop(topology: Topology, here: str, target: Address) -> tuple[InterfaceSpec, Address]:
+def _next_hop(topology: Topology, here: str, target: Address) -> tuple[InterfaceSpec, Address] | None:
     layout = topology.layout
     namespace, _, short_name = here.partition("/")
     for each in layout.of_namespace.get(namespace, ()):
@@ -75,7 +80,7 @@ def _next_hop(topology: Topology, here: str, target: Address) -> tuple[Interface
             return each, target
     fitting = [hop for hop in layout.routes.get(namespace, ()) if target in hop.prefix]
     if not fitting:
-        raise TrafficError(f"{here} has no route to {target}", mend="routes=(Route(...),) in its NamespaceSpec")
+        return None
     best = max(fitting, key=lambda hop: hop.prefix.prefixlen)
     return next(each for each in layout.of_namespace[namespace] if each.ifindex == best.ifindex), best.via
 
