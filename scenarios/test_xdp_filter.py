@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
+from threading import Event, Thread
 from typing import Any
 
 import pytest
@@ -925,3 +926,40 @@ def test_rules_change_two_hundred_times_and_nothing_slips(net, bpf):
         assert min(allowed.offered, denied.offered) > 200, "there was something to lose at every change"
     dropped = sum(each.offered - each.received for each in sending.deliveries)
     assert program.maps["verdicts"].total("XDP_DROP").packets == dropped
+
+
+def test_rules_change_under_a_flood_and_no_packet_sees_half_of_them(net, bpf):
+    """Half a second of live frames at full speed: every one is denied, though what denies it changes all the time."""
+    program = bpf.load("xdp_filter")
+    made = rules.Filter(program.maps)
+    crowd = [allow(f"10.{place}.0.0/16", ports=place + 1) for place in range(100, 150)]
+    sets = [
+        ([deny(ports=9000)], "ALLOW"),
+        ([*crowd, allow(ports=9001)], "DENY"),
+        ([deny(CLIENT[4]), deny("10.0.0.0/8", "10.0.0.0/8"), *crowd], "ALLOW"),
+        ([allow("0.0.0.0/0"), deny(None, SERVER[4], priority=1)], "ALLOW"),
+    ]
+    made.replace(sets[0][0])
+    ended = Event()
+    changes = 0
+
+    def change() -> None:
+        nonlocal changes
+        while not ended.is_set():
+            changes += 1
+            listed, default = sets[changes % 4]
+            made.replace(listed, default=default)
+
+    changer = Thread(target=change)
+    frame = packet(src=CLIENT[4], dst=SERVER[4], dport=9000)
+    with program.attach(net.interface("server/eth0"), mode=Mode.NATIVE):
+        changer.start()
+        try:
+            delivery = net.flood("client/eth0", frame, seconds=0.5)
+        finally:
+            ended.set()
+            changer.join()
+    verdicts = program.maps["verdicts"]
+    assert (verdicts.total("XDP_PASS").packets, verdicts.total("XDP_ABORTED").packets) == (0, 0)
+    assert verdicts.total("XDP_DROP").packets == delivery.offered > 1000
+    assert changes > 0
