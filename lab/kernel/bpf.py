@@ -294,10 +294,9 @@ def prog_test_run(
     run.ctx_size_out, run.ctx_out = context_bytes, _address(returned)
     run.flags, run.batch_size = flags, batch
     _run(run)
+    left = given.raw if given is not None else b""
     if returned is not None:
         left = returned.raw[: run.ctx_size_out]
-    else:
-        left = given.raw if given is not None else b""
     return TestRun(run.retval, ctypes.string_at(out, run.data_size_out), left, run.duration)
 
 

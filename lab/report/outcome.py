@@ -132,6 +132,11 @@ class Group:
         return [test for test in self.tests if test.is_bad]
 
     @property
+    def shown(self) -> Test:
+        """The variant that a link to the group leads to: the first that failed, or the first."""
+        return (self.bad or self.tests)[0]
+
+    @property
     def label(self) -> str:
         """What failed, in one line: the title, and which or how many of its variants."""
         bad = self.bad
