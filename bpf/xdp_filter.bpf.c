@@ -4,8 +4,8 @@
  *
  * A rule may name a source prefix, a destination prefix, a protocol, destination ports and source ports; it matches
  * a packet that fits all it names. Of the rules that match, the strongest decides: the one of the highest priority,
- * then of the longest source prefix, the longest destination prefix, with a protocol, with the narrowest destination
- * and source ports, and at last the one that was listed first. Where none matches, the default policy decides.
+ * then of the longest source prefix, the longest destination prefix, the narrowest destination ports, the narrowest
+ * source ports, one that names a protocol, and at last the one listed first. Where none matches, the default decides.
  *
  * Two ways in. By hand, without user space: `deny_ports[9000] = 1` closes a destination port, before all rules and
  * whatever becomes of them. And bpf/xdp_filter.py compiles rules into the tables below and changes them as a whole.
@@ -47,8 +47,9 @@
  *
  * NOT HANDLED
  *   State: replies need rules of their own. What is inside a tunnel, or behind a tag that is not 802.1Q or 802.1ad
- * (MPLS, PPPoE: "neither IPv4 nor IPv6"). Checksums are not verified. IPv6 jumbograms are dropped as malformed. Later
- * fragments of a datagram that only a rule with ports allows: allow its addresses, or avoid fragments.
+ *   (MPLS, PPPoE: neither IPv4 nor IPv6). Checksums are not verified. IPv6 jumbograms are dropped as malformed. Later
+ *   fragments of a datagram that only a rule with ports allows: allow its addresses, or avoid fragments. Frames of
+ *   several buffers (an MTU beyond a page): the kernel refuses to attach natively.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
