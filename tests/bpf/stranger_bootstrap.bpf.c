@@ -39,7 +39,7 @@ int handle_exit(struct trace_event_raw_sched_process_template *ctx)
 	pid_t pid = bpf_get_current_pid_tgid() >> 32;
 	u64 id = bpf_get_current_pid_tgid(), ts = bpf_ktime_get_ns();
 
-	if (pid != (u32)id || ts < min_duration_ns)
+	if (pid != (pid_t)id || ts < min_duration_ns)
 		return 0;
 	bpf_map_update_elem(&exec_start, &pid, &ts, BPF_ANY);
 	e = bpf_ringbuf_reserve(&rb, sizeof(*e), 0);
