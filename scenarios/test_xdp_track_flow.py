@@ -247,6 +247,20 @@ def test_one_address_with_itself(shared):
     assert (flow.state, flow.client.packets, flow.server.packets) == ("TWO_WAY", 1, 1)
 
 
+@pytest.mark.parametrize("back", (False, True), ids=("lower speaks", "upper speaks"))
+def test_the_lower_end_is_lower_as_a_number(bpf, back):
+    """9.0.0.2 comes before 10.0.0.1, and port 1 before port 256: in network order, not in the machine's."""
+    program = bpf.load("xdp_track_flow", **track.sized(64))
+    ends = [("9.0.0.2", "10.0.0.1"), ("9.0.0.2", "9.0.0.2")]
+    ports = [(5, 5), (1, 256)]
+    for pair, numbers in zip(ends, ports, strict=True):
+        (src, dst), (sport, dport) = (pair[::-1], numbers[::-1]) if back else (pair, numbers)
+        run(program, ether() / IP(src=src, dst=dst) / UDP(sport=sport, dport=dport))
+    keys = [each.key for each in track.entries(program.maps)]
+    assert [(str(key.lower.ipv4_mapped), str(key.upper.ipv4_mapped)) for key in keys] == ends
+    assert [(key.lower_port, key.upper_port) for key in keys] == ports
+
+
 NEIGHBOURS = {
     "the client's port": {"sport": 2},
     "the server's port": {"dport": 3},
@@ -601,6 +615,19 @@ def test_slots_come_and_go_for_ever(bpf):
         == 1000
     )
     assert outcomes(program)["NO_SLOT"] == (0, 0)
+
+
+def test_a_port_used_again_and_again_takes_one_slot(bpf):
+    """100 connections of one port after another beside 63 flows in a table of 64: no flow is evicted."""
+    program = bpf.load("xdp_track_flow", **track.sized(64))
+    run(program, *(udp(port) for port in range(1000, 1063)))
+    talk = Talk()
+    frames = [bytes(talk.segment(step)) for step in ("c S", "c R")]
+    for _ in range(100):
+        run(program, *frames)
+    totals = program.maps["totals"]
+    assert (totals.total("OPENED"), totals.total("CLOSED_RST"), totals.total("CLOSED_EVICTED")) == (163, 100, 0)
+    assert len(list(track.flows(program.maps))) == 64
 
 
 # ---- On a live network ----
