@@ -930,7 +930,7 @@ __noinline int end_stale(__u32 slot, __u64 now_ns)
 
 /* Ends those of the next SWEPT flows that were silent for too long. User space runs it by BPF_PROG_RUN. */
 SEC("xdp")
-int sweep(struct xdp_md *ctx)
+int sweep(struct xdp_md *ctx __attribute__((unused)))
 {
 	__u64 now_ns = lab_now_ns();
 	__u32 start = sweep_at;
