@@ -53,6 +53,9 @@ def measure_rate(
             return network.flood(path.source, template, flows=flows, seconds=trial_s, rate_pps=rate_pps)
 
         with path.attach(program, network), pinned(), journal():  # trials are no scenarios: their notes are dropped
+            network.flood(
+                path.source, template, flows=flows, count=flows
+            )  # every flow is known before the clock starts
             highest = offer(None)
             rate = _without_loss(offer, path, highest)
             kept = [offer(rate) for _ in range(trials)]
