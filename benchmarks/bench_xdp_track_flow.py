@@ -37,7 +37,7 @@ def packet(ip: int = 4, transport: Any = UDP) -> Any:
 def test_cost(bpf, bench, ip, transport, flows):
     """ns per packet of flows that are there: none is opened or evicted while the clock runs."""
     program = bpf.load("xdp_track_flow", **track.sized(max(flows, 1024)))
-    name = f"IPv{ip} {transport.__name__}, flows: {flows:,}"
+    name = f"IPv{ip} {transport.__name__}"
     (measured,) = bench.cost(program, packet(ip, transport), flows=[flows], subject=name)
     totals = program.maps["totals"]
     assert (totals.total("OPENED"), totals.total("CLOSED_EVICTED")) == (flows, 0)
