@@ -35,9 +35,9 @@
  *   the rule set         active, roots, steps, nodes, rows, pairs, protocols, port_classes, cells, rules: below
  *
  * THE RULE SET
- *   Two generations lie side by side in every table, entry i of generation g at 2 i + g. A packet reads once, from
- *   `active`, which one is in force and so sees one rule set, whole. User space fills the other generation and replaces
- *   the map within `active`; the kernel comes back from that once no packet is left that saw the old one.
+ *   Every table has room for two. A packet reads once, from `active`, where those in force begin, and so sees one rule
+ *   set, whole. User space fills the other half of each table and replaces the map within `active`; the kernel comes
+ *   back from that once no packet is left that saw the old one.
  *   Each address goes through a trie (16 bits at once, then whole bytes or a few prefixes to compare) to the strongest
  *   rule that its prefixes alone decide. Where ports or protocol matter it comes to a row instead: one cell, one
  *   rule, for each class of (protocol, source port, destination port); rules with both prefixes have rows by pairs.
@@ -61,7 +61,7 @@
 
 #define SCTP_HEADER_BYTES 12 /* RFC 9260, 3.1 */
 
-/* The sizes of one generation, and twice that: load(..., max_entries=) raises them for large rule sets. */
+/* The size of one rule set's part, and of both: load(..., max_entries=) raises them for large rule sets. */
 #define RULES	1024
 #define STEPS	4096
 #define NODES	256
@@ -71,7 +71,10 @@
 #define COUNTS	(FIRST_RULE + 2 * RULES) /* those in force and those about to be */
 #define BOTH(n) (2 * (n))
 
-/* A trie that is as deep as can be: 14 bytes of an IPv6 address, then LEAF_STEPS prefixes to compare. */
+/*
+ * A trie as deep as can be: 14 bytes of an IPv6 address behind the first two, and LEAF_STEPS prefixes to compare. A
+ * step before a node takes the place of the bytes that it skips.
+ */
 #define LEAF_STEPS 4
 #define MAX_STEPS  (14 + LEAF_STEPS)
 
@@ -99,17 +102,29 @@ enum trie {
 	TRIES,
 };
 
-/* What is in force: read once a packet. */
+/* What is in force, one cache line: where its part of each table begins, and what the look-ups need to know. */
 struct rule_set {
-	__u32 generation;
+	__u32 generation; /* 0 or 1: for user space, which fills the other */
+	__u32 roots;
+	__u32 steps;
+	__u32 nodes;
+	__u32 rows;
+	__u32 pairs;
+	__u32 protocols;
+	__u32 port_classes;
+	__u32 cells;
+	__u32 rules;
 	__u32 any_row;	    /* of the rules without a prefix; 0: there are none */
 	__u32 dest_classes; /* of destination ports: cells a source port class takes */
 	__u32 dest_groups;  /* columns of `pairs` */
 };
 
-/* A reference is the number of a rule, or with one of these bits the place of a row or a step. */
-#define ROW  0x40000000
-#define STEP 0x80000000
+/* A reference is the number of a rule, or with such a beginning the place of a row, a step or a node. */
+#define ROW	   0x40000000
+#define STEP	   0x80000000
+#define NODE	   0xc0000000
+#define NODE_OCTET 26 /* bits 26 to 29: which octet leads on, of the 16 of `struct address` */
+#define NODE_PLACE 0x03ffffff
 
 struct root {
 	__u32 reference[65536]; /* by the address's first 16 bits */
@@ -119,26 +134,18 @@ struct node {
 	__u32 reference[256]; /* by one byte of the address */
 };
 
-enum fan_out {
-	NO_NODE,
-	BY_HIGH,
-	BY_LOW,
-};
-
 /* An address as two numbers; IPv4 is in the lower half of `low`. */
 struct address {
 	__u64 high;
 	__u64 low;
 };
 
-/* Does the address have this prefix? If so go on at `inside`: a reference, or a node and which byte leads on. */
+/* Does the address have this prefix? Go on at `inside` or `outside`. */
 struct step {
 	struct address prefix;
 	struct address mask;
 	__u32 inside;
 	__u32 outside;
-	__u32 fan_out; /* enum fan_out */
-	__u32 shift;
 };
 
 struct row {
@@ -209,10 +216,10 @@ TABLE(port_classes, 2, struct port_classes);	  /* 0 source, 1 destination */
 TABLE(cells, CELLS, __u32);			  /* -> the number of a rule */
 TABLE(rules, RULES, struct rule);		  /* its number -> what it says */
 
-/* Entry `place` of a table in the generation that this packet sees; NULL only beyond its end. */
+/* Entry `place` of a table, in the part that this packet sees; NULL only beyond its end. */
 #define LOOK_UP(table, place, set)                                                                                     \
 	({                                                                                                             \
-		__u32 at = 2 * (place) + (set)->generation;                                                            \
+		__u32 at = (place) + (set)->table;                                                                     \
 		bpf_map_lookup_elem(&table, &at);                                                                      \
 	})
 
@@ -271,18 +278,28 @@ static __always_inline __u64 wide(const __be32 *words)
 	return (__u64)bpf_ntohl(words[0]) << 32 | bpf_ntohl(words[1]);
 }
 
-static __always_inline __u32 follow(const struct step *step, struct address address, const struct rule_set *set)
+static __always_inline bool has_prefix(struct address address, const struct step *step)
 {
-	__u64 word = step->fan_out == BY_HIGH ? address.high : address.low;
-	const struct node *node;
+	return !(((address.high ^ step->prefix.high) & step->mask.high) |
+		 ((address.low ^ step->prefix.low) & step->mask.low));
+}
 
-	if (((address.high ^ step->prefix.high) & step->mask.high) |
-	    ((address.low ^ step->prefix.low) & step->mask.low))
-		return step->outside;
-	if (step->fan_out == NO_NODE)
-		return step->inside;
-	node = LOOK_UP(nodes, step->inside, set);
-	return node ? node->reference[word >> (step->shift & 63) & 0xff] : 0;
+/* From a step or a node to what it leads to. */
+static __always_inline __u32 follow(__u32 reference, struct address address, const struct rule_set *set)
+{
+	if ((reference & NODE) == NODE) {
+		const struct node *node = LOOK_UP(nodes, reference & NODE_PLACE, set);
+		__u32 octet = reference >> NODE_OCTET & 15;
+		__u64 word = octet < 8 ? address.high : address.low;
+
+		return node ? node->reference[word >> (56 - 8 * (octet & 7)) & 0xff] : 0;
+	} else {
+		const struct step *step = LOOK_UP(steps, reference & ~STEP, set);
+
+		if (!step)
+			return 0;
+		return has_prefix(address, step) ? step->inside : step->outside;
+	}
 }
 
 static __always_inline __u32 find(enum trie trie, __u32 first16, struct address address, const struct rule_set *set)
@@ -290,11 +307,8 @@ static __always_inline __u32 find(enum trie trie, __u32 first16, struct address 
 	const struct root *root = LOOK_UP(roots, trie, set);
 	__u32 reference = root ? root->reference[first16 & 0xffff] : 0;
 
-	for (int depth = 0; depth < MAX_STEPS && reference & STEP; depth++) {
-		const struct step *step = LOOK_UP(steps, reference & ~STEP, set);
-
-		reference = step ? follow(step, address, set) : 0;
-	}
+	for (int depth = 0; depth < MAX_STEPS && reference & STEP; depth++)
+		reference = follow(reference, address, set);
 	return reference;
 }
 

@@ -34,10 +34,10 @@ PROTOCOLS = {"icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "gre": 47, "e
 WITH_PORTS = (6, 17, 132)
 ALL_PORTS = (0, 65535)
 
-ROW, STEP = 0x4000_0000, 0x8000_0000
+ROW, STEP, NODE = 0x4000_0000, 0x8000_0000, 0xC000_0000
+NODE_OCTET = 26
 LEAF_STEPS = 4
 FIRST_COUNTER = 8
-NO_NODE, BY_HIGH, BY_LOW = range(3)
 LOW_64 = (1 << 64) - 1
 
 Entry = tuple[int, int, int]
@@ -444,11 +444,11 @@ class Trie:
         self._spread(root, [each for each in entries if each[1] <= 16], below)
         longer = (each for each in entries if each[1] > 16)
         for slot, group in groupby(longer, key=lambda each: each[0] >> below):
-            root[slot] = self._below(list(group), root[slot])
+            root[slot] = self._below(list(group), root[slot], 16)
         return root
 
-    def _below(self, group: list[Entry], outside: int) -> int:
-        """The step that tells these prefixes apart; `outside` is what holds where none of them does.
+    def _below(self, group: list[Entry], outside: int, known: int) -> int:
+        """What tells these prefixes apart, whose first `known` bits are; `outside` holds where none of them does.
 
         In the order of addresses a prefix comes before those within it; the last is looked at first.
         """
@@ -457,10 +457,13 @@ class Trie:
             for number, length, inside in group:
                 reference = self._step(number, length, inside, reference)
             return reference
-        return self._fan_out(group, outside)
+        return self._fan_out(group, outside, known)
 
-    def _fan_out(self, group: list[Entry], outside: int) -> int:
-        """A node by the first byte in which they differ, or in which the shortest of them ends."""
+    def _fan_out(self, group: list[Entry], outside: int, known: int) -> int:
+        """A node by the first byte in which they differ, or in which the shortest of them ends.
+
+        Before it stands a step, where they share more bits than are known.
+        """
         differing = (group[0][0] ^ group[-1][0]).bit_length()
         octet = min(self.width - differing, min(length for _, length, _ in group)) // 8
         shift = self.width - 8 * (octet + 1)
@@ -471,8 +474,9 @@ class Trie:
         self._spread(node, [each for each in group if 8 * octet < each[1] <= 8 * octet + 8], shift)
         longer = (each for each in group if each[1] > 8 * octet + 8)
         for slot, part in groupby(longer, key=lambda each: each[0] >> shift & 0xFF):
-            node[slot] = self._below(list(part), node[slot])
-        return self._step(group[0][0], 8 * octet, place, outside, shift)
+            node[slot] = self._below(list(part), node[slot], 8 * octet + 8)
+        reference = NODE | 15 - shift // 8 << NODE_OCTET | place
+        return reference if known == 8 * octet else self._step(group[0][0], 8 * octet, reference, outside)
 
     def _spread(self, slots: array[int], entries: Iterable[Entry], shift: int) -> None:
         """Writes prefixes over all slots that they cover, the longer over the shorter; `shift` bits choose none."""
@@ -481,13 +485,12 @@ class Trie:
             covered = 1 << self.width - length - shift
             slots[slot : slot + covered] = array("I", [reference]) * covered
 
-    def _step(self, number: int, length: int, inside: int, outside: int, shift: int | None = None) -> int:
-        """A new step; with `shift` its inside is a node, by the byte at that shift."""
+    def _step(self, number: int, length: int, inside: int, outside: int) -> int:
+        """A new step."""
         mask = self.masks[length]
         prefix = number & mask
-        fan_out = NO_NODE if shift is None else BY_HIGH if shift >= 64 else BY_LOW
-        words = (prefix >> 64, prefix & LOW_64, mask >> 64, mask & LOW_64, inside, outside, fan_out, (shift or 0) % 64)
-        self.tables.steps.append(struct.pack("=QQQQIIII", *words))
+        words = (prefix >> 64, prefix & LOW_64, mask >> 64, mask & LOW_64, inside, outside)
+        self.tables.steps.append(struct.pack("=QQQQII", *words))
         return STEP | len(self.tables.steps) - 1
 
 
@@ -590,19 +593,20 @@ class Filter:
         self._used.update(slots)
 
     def _switch(self, rule_set: Mapping[str, int], entries: Sequence[tuple[str, int, bytes]]) -> None:
-        """Fills the generation that no packet looks at, and replaces the map that says which one is in force.
+        """Fills the half of each table that no packet looks at, and replaces the map that says which one is in force.
 
         The kernel waits, in the update of a map of maps, for all programs that may still hold the old one
-        (maybe_wait_bpf_programs, Linux 5.0): then the other generation can be filled the next time.
+        (maybe_wait_bpf_programs, Linux 5.0): then the other half can be filled the next time.
         """
         generation = 1 - self._in_force().generation
+        begin = {name: generation * (self.maps[name].facts.max_entries // 2) for name, _, _ in entries}
         for name, count, raw in entries:
             if count and self._written[generation].get(name) != raw:
-                places = array("I", range(generation, 2 * count + generation, 2))
+                places = array("I", range(begin[name], begin[name] + count))
                 self._written[generation].pop(name, None)
                 kernel.map_update_batch(self.maps[name].fd, places.tobytes(), raw, count)
                 self._written[generation][name] = raw
-        self._inner[generation][0] = {"generation": generation, **rule_set}
+        self._inner[generation][0] = {"generation": generation, **begin, **rule_set}
         self.maps["active"][0] = self._inner[generation]
 
 

@@ -290,6 +290,28 @@ def test_what_is_not_ip_can_be_refused(bpf):
 
 # ---- The verdict table: what rules say ----
 
+DEEP_ADDRESS = "2001:db8:1:2:3:4:5:6"
+
+
+def sibling(octet: int, other: int) -> str:
+    """DEEP_ADDRESS with another value in one of its 16 octets."""
+    return str(ip_address(int(ip_address(DEEP_ADDRESS)) ^ other << 8 * (15 - octet)))
+
+
+def siblings(octets: range) -> list[Any]:
+    """Four allowed prefixes beside it that end in each octet: too many to compare, so each takes a node."""
+    return [
+        allow(str(ip_network((sibling(octet, other), 8 * octet + 8), strict=False)))
+        for octet in octets
+        for other in (1, 2, 3, 4)
+    ]
+
+
+def flipped(bit: int) -> str:
+    """DEEP_ADDRESS with one bit turned, the first being 0."""
+    return str(ip_address(int(ip_address(DEEP_ADDRESS)) ^ 1 << 127 - bit))
+
+
 RULES: dict[str, tuple[list[Any], str, list[tuple[str, Any]]]] = {
     # name: rules, default, (verdict, packet) ...
     "no rule, default ALLOW": ([], "ALLOW", [("XDP_PASS", {}), ("XDP_PASS", {"ip": 6})]),
@@ -371,6 +393,21 @@ RULES: dict[str, tuple[list[Any], str, list[tuple[str, Any]]]] = {
             )
             for length in range(128)
         ],
+    ),
+    "a trie as deep as can be": (
+        [*siblings(range(2, 16)), allow(DEEP_ADDRESS)],
+        "DENY",
+        [("XDP_PASS", {"ip": 6, "src": DEEP_ADDRESS})]
+        + [("XDP_DROP", {"ip": 6, "src": sibling(octet, 5)}) for octet in range(2, 16)]
+        + [("XDP_PASS", {"ip": 6, "src": sibling(octet, 4)}) for octet in range(2, 16)],
+    ),
+    "a trie that ends in prefixes to compare": (
+        [*siblings(range(2, 15)), *(allow(str(ip_network((DEEP_ADDRESS, bits), strict=False))) for bits in (121, 123))]
+        + [deny(str(ip_network((DEEP_ADDRESS, bits), strict=False))) for bits in (122, 124)],
+        "DENY",
+        [("XDP_DROP", {"ip": 6, "src": DEEP_ADDRESS}), ("XDP_PASS", {"ip": 6, "src": flipped(123)})]
+        + [("XDP_DROP", {"ip": 6, "src": flipped(bit)}) for bit in (120, 122)]
+        + [("XDP_PASS", {"ip": 6, "src": flipped(121)})],
     ),
     "::/0 is IPv6 alone": ([deny("::/0")], "ALLOW", [("XDP_PASS", {}), ("XDP_DROP", {"ip": 6})]),
     "a longer source beats a longer destination": (
@@ -580,7 +617,7 @@ def test_a_rule_set_without_room_changes_nothing(bpf, table):
     first = deny("10.1.2.3")
     made.replace([first])
     many = [deny(f"10.{place}.0.0/16", f"192.0.{place}.0/24", ports=place) for place in range(9)]
-    many += [allow(f"10.{high}.{low}.0/24", protocol="tcp") for high in range(10, 18) for low in range(5)]
+    many += [allow(f"10.{high}.{low}.0/25", protocol="tcp") for high in range(10, 18) for low in range(5)]
     with pytest.raises(ValueError, match=f"map {table}"):
         made.replace(many, default="DENY")
     assert (made.rules, made.default) == ((first,), "ALLOW")
