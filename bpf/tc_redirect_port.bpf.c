@@ -41,7 +41,7 @@
  * CHECKSUMS are updated incrementally (RFC 1624), never verified: a wrong one stays wrong. A UDP checksum of 0 stays 0,
  * and one that comes out as 0 is sent as 0xffff (RFC 768).
  *
- * KERNEL 5.10 or later.
+ * KERNEL 5.10 or later by the helpers it calls; tried on 6.18.
  *
  * NOT HANDLED
  *   ICMP errors about a redirected packet reach the client with the target's address inside: give both sides one MTU.

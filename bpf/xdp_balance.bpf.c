@@ -44,7 +44,7 @@
  *   verdicts         packets and bytes by XDP verdict; per CPU
  *   bpf/xdp_balance.py writes the first three: services, weights, health, draining.
  *
- * KERNEL 5.12 or later (atomic fetch 5.12, bpf_jiffies64 5.5; tried on 6.18); IP forwarding must be on, bpf_fib_lookup asks for it.
+ * KERNEL 5.12 or later (an atomic add that fetches); tried on 6.18. IP forwarding must be on, for bpf_fib_lookup.
  *
  * NOT HANDLED
  *   ICMP errors about a balanced flow (XDP_PASS): give both sides one MTU. Reassembly of fragments. IPsec AH over NAT.
