@@ -72,11 +72,11 @@
 #define BOTH(n) (2 * (n))
 
 /*
- * A trie as deep as can be: 14 bytes of an IPv6 address behind the first two, and LEAF_STEPS prefixes to compare. A
- * step before a node takes the place of the bytes that it skips.
+ * A trie as deep as can be: a node for each of 13 bytes of an IPv6 address behind the first two, and LEAF_STEPS
+ * prefixes to compare instead of the last. A step before a node takes the place of the bytes that it skips.
  */
 #define LEAF_STEPS 4
-#define MAX_STEPS  (14 + LEAF_STEPS)
+#define MAX_STEPS  (13 + LEAF_STEPS)
 
 const volatile __u8 pass_not_ip = 1;
 

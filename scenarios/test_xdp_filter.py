@@ -394,6 +394,17 @@ RULES: dict[str, tuple[list[Any], str, list[tuple[str, Any]]]] = {
             for length in range(128)
         ],
     ),
+    "a prefix around a crowd of single addresses": (
+        [deny("10.1.2.0/24"), *(allow(f"10.1.2.{last}") for last in range(1, 9))],
+        "ALLOW",
+        [
+            ("XDP_DROP", {"src": "10.1.2.0"}),
+            ("XDP_PASS", {"src": "10.1.2.8"}),
+            ("XDP_DROP", {"src": "10.1.2.9"}),
+            ("XDP_PASS", {"src": "10.1.3.9"}),
+            ("XDP_PASS", {"src": "10.1.1.9"}),
+        ],
+    ),
     "a trie as deep as can be": (
         [*siblings(range(2, 16)), allow(DEEP_ADDRESS)],
         "DENY",
