@@ -39,6 +39,8 @@ NODE_OCTET = 26
 LEAF_STEPS = 4
 FIRST_COUNTER = 8
 LOW_64 = (1 << 64) - 1
+MOST_ENTRIES = 1 << 27
+"""Cells, or pairs, of one rule set: 0.5 GB. Two of them and a quarter in reserve are within the 4 GB of a map."""
 
 Entry = tuple[int, int, int]
 """A prefix and where it leads: address as a number, length, reference."""
@@ -243,8 +245,15 @@ def ranked(rules: Iterable[Rule]) -> list[Rule]:
 class Compiler:
     """Makes the tables of rules whose place in `order` is their number, less one."""
 
-    def __init__(self, order: Sequence[Rule], default: str, counters: Mapping[Rule, int]) -> None:
+    def __init__(
+        self,
+        order: Sequence[Rule],
+        default: str,
+        counters: Mapping[Rule, int],
+        most: Mapping[str, int] | None = None,
+    ) -> None:
         self.order = order
+        self.most = most or {}
         self.tables = Tables()
         self.tables.rules = [(0, default == "DENY"), *((counters[rule], rule.action == "DENY") for rule in order)]
         self.kinds: list[tuple[int | None, bool, int]] = []
@@ -285,6 +294,11 @@ class Compiler:
                 anywhere.append(number)
         return by_source, by_destination, anywhere
 
+    def _reserve(self, name: str, entries: int) -> None:
+        """ValueError before memory is taken that no map has: these two tables hold products of what rules name."""
+        if entries > self.most.get(name, MOST_ENTRIES):
+            raise ValueError(_no_room(name, 2 * entries))
+
     # Ports and protocols: which cell of a row.
 
     def _classify_ports(self) -> None:
@@ -323,6 +337,7 @@ class Compiler:
     def _cells(self, numbers: tuple[int, ...]) -> int:
         """Where the cells of these rules, weakest first, begin; equal ones are shared."""
         if numbers not in self.cells_of:
+            self._reserve("cells", len(self.tables.cells) + self.row_cells)
             row = array("I", [0]) * self.row_cells
             for number in numbers:
                 self._paint(row, number)
@@ -403,6 +418,7 @@ class Compiler:
 
     def _pair(self) -> None:
         """A line for each set of rules that a source can meet, a column for each that a destination can."""
+        self._reserve("pairs", (len(self.lines) + 1) * (len(self.columns) + 1))
         lines, columns = _membership(self.lines), _membership(self.columns)
         met: dict[tuple[int, int], list[int]] = defaultdict(list)
         for number, among in lines.items():
@@ -538,7 +554,7 @@ class Filter:
             raise ValueError(f'default {default!r}: "ALLOW" or "DENY"')
         order, counters = ranked(listed), self._assign(listed)
         with _uncollected():
-            tables = Compiler(order, default, counters).compile()
+            tables = Compiler(order, default, counters, self._halves()).compile()
             entries = list(tables.entries())
         self._check(entries)
         began = [slot for rule, slot in counters.items() if rule not in self._counters]
@@ -582,6 +598,10 @@ class Filter:
         free = iter(reversed(self._free))
         return {rule: self._counters[rule] if rule in self._counters else next(free) for rule in rules}
 
+    def _halves(self) -> dict[str, int]:
+        """What the tables that can grow out of hand hold of one rule set."""
+        return {name: self.maps[name].facts.max_entries // 2 for name in ("cells", "pairs")}
+
     def _check(self, entries: Sequence[tuple[str, int, bytes]]) -> None:
         for name, count, _ in entries:
             if 2 * count > self.maps[name].facts.max_entries:
@@ -623,7 +643,10 @@ def _uncollected() -> Iterator[None]:
 
 
 def room(rules: Iterable[Rule]) -> dict[str, int]:
-    """What load("xdp_filter", max_entries=room(rules)) needs, so that these rules can be replaced by as many others."""
+    """What load("xdp_filter", max_entries=room(rules)) needs, so that these rules can be replaced by as many others.
+
+    ValueError when no map is large enough: too many prefixes with ports, or with other prefixes, of their own.
+    """
     order = ranked(rules)
     with _uncollected():
         tables = Compiler(order, "ALLOW", dict.fromkeys(order, 0)).compile()
@@ -634,4 +657,9 @@ def room(rules: Iterable[Rule]) -> dict[str, int]:
 
 
 def _no_room(name: str, entries: int) -> str:
-    return f'no room in the map {name}: {entries:,} entries needed; load("xdp_filter", max_entries=room(rules))'
+    if name in ("cells", "pairs") and entries > 2 * MOST_ENTRIES:
+        own = "ports" if name == "cells" else "prefixes on the other side"
+        return f"no map {name} is large enough: {entries:,} entries and more; too many prefixes have {own} of their own"
+    return (
+        f'no room in the map {name}: at least {entries:,} entries needed; load("xdp_filter", max_entries=room(rules))'
+    )

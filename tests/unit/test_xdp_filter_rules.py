@@ -194,3 +194,13 @@ def test_room_of_rules_that_contradict_each_other_is_refused():
     """As a change of rules to them would be."""
     with pytest.raises(ValueError, match="same packets"):
         rules.room([deny(ports=1), allow(ports=1)])
+
+
+def test_room_that_no_map_has_is_refused_before_memory_is_taken():
+    """6,000 prefixes, each with ports of its own on both sides: 144 million cells a prefix."""
+    listed = [
+        deny(f"10.{place >> 8}.{place & 255}.0/24", ports=place * 5 + 9, source_ports=place * 5 + 9)
+        for place in range(6000)
+    ]
+    with pytest.raises(ValueError, match="no map cells is large enough"):
+        rules.room(listed)
