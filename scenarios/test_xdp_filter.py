@@ -845,40 +845,44 @@ def test_ten_thousand_random_frames_agree_with_the_model(bpf, count):
         assert made.default_counts().packets - before.packets == decided[None]
 
 
-@families
-def test_100_000_prefixes_agree_with_a_dictionary(bpf, ip):
-    """Longest match over 100,000 random prefixes of all lengths, sources and destinations, for 4,000 packets."""
+def random_prefixes(roll: random.Random, ip: int, count: int) -> dict[tuple[int, int, int], Any]:
+    """Rules by side (0 source, 1 destination), number and length; of all lengths, around 200 addresses."""
+    width, shortest = (32, 8) if ip == 4 else (128, 16)
+    bases = [roll.getrandbits(width) for _ in range(200)]
+    known: dict[tuple[int, int, int], Any] = {}
+    while len(known) < count:
+        length, side = roll.randrange(shortest, width + 1), roll.randrange(2)
+        number = (roll.choice(bases) ^ roll.getrandbits(width - 10)) >> width - length << width - length
+        prefix = rules.Prefix(ip, number, length)
+        rule = rules.Rule(roll.choice(("ALLOW", "DENY")), *((prefix, None) if side == 0 else (None, prefix)))
+        known.setdefault((side, number, length), rule)
+    return known
+
+
+def longest(known: dict[tuple[int, int, int], Any], side: int, width: int, address: int) -> Any:
+    """The rule of the longest prefix that holds the address, or None: each length is looked up."""
+    found = (known.get((side, address >> width - length << width - length, length)) for length in range(width, 7, -1))
+    return next((rule for rule in found if rule), None)
+
+
+def test_100_000_prefixes_agree_with_a_dictionary(bpf):
+    """Longest match over 50,000 random prefixes of each family, sources and destinations, for 2,000 packets of each."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     roll = random.Random(seed)
-    width, shortest = (32, 8) if ip == 4 else (128, 16)
-    listed, known = [], ({}, {})
-    bases = [roll.getrandbits(width) for _ in range(200)]
-    while len(listed) < 100_000:
-        length = roll.randrange(shortest, width + 1)
-        number = (roll.choice(bases) ^ roll.getrandbits(width - 10)) >> width - length << width - length
-        side = roll.randrange(2)
-        if (number, length) not in known[side]:
-            prefix = rules.Prefix(ip, number, length)
-            rule = rules.Rule(roll.choice(("ALLOW", "DENY")), *((prefix, None) if side == 0 else (None, prefix)))
-            known[side][number, length] = rule
-            listed.append(rule)
+    known = {ip: random_prefixes(roll, ip, 50_000) for ip in (4, 6)}
+    listed = [*known[4].values(), *known[6].values()]
     program = bpf.load("xdp_filter", max_entries=rules.room(listed))
     rules.Filter(program.maps).replace(listed, default="DENY")
-
-    def longest(side: int, address: int) -> Any:
-        found = (
-            known[side].get((address >> width - length << width - length, length)) for length in range(width, 7, -1)
-        )
-        return next((rule for rule in found if rule), None)
-
-    near = [number for side in known for number, _ in roll.sample(sorted(side), 1000)]
-    pairs = [(roll.choice(near) ^ roll.getrandbits(roll.randrange(width)), roll.choice(near)) for _ in range(4000)]
-    frames = [bare_frame(ip, source, dest) for source, dest in pairs]
-    for (source, dest), result in zip(pairs, program.run_many(frames), strict=True):
-        rule = longest(0, source) or longest(1, dest)
-        action = rule.action if rule else "DENY"
-        assert result.action.name == ("XDP_PASS" if action == "ALLOW" else "XDP_DROP"), f"{source:x} {dest:x}: {rule}"
+    for ip, width in ((4, 32), (6, 128)):
+        near = [number for _, number, _ in roll.sample(list(known[ip]), 2000)]
+        pairs = [(roll.choice(near) ^ roll.getrandbits(roll.randrange(width)), roll.choice(near)) for _ in range(2000)]
+        results = program.run_many([bare_frame(ip, source, dest) for source, dest in pairs])
+        for (source, dest), result in zip(pairs, results, strict=True):
+            rule = longest(known[ip], 0, width, source) or longest(known[ip], 1, width, dest)
+            action = rule.action if rule else "DENY"
+            expected = "XDP_PASS" if action == "ALLOW" else "XDP_DROP"
+            assert result.action.name == expected, f"{source:x} {dest:x}: {rule}"
 
 
 def bare_frame(ip: int, source: int, dest: int) -> bytes:
