@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from functools import cache
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -64,6 +65,21 @@ def test_cost_by_number_of_rules(bpf, bench, ip, count):
     assert program.maps["counts"].total("DEFAULT_POLICY").packets == 0, "a rule decided every packet"
     assert program.maps["verdicts"].total("XDP_PASS").packets > sum(FLOWS)
     assert all(each.p50 > 0 for each in measured)
+
+
+def test_cost_by_number_of_sources(bpf, bench):
+    """ns per packet of 65,536 and 1,048,576 IPv4 sources, spread over 100,000 prefixes: the tables leave the caches."""
+    program = filtering(bpf, around_the_client(4, 100_000), room_around_the_client(4, 100_000))
+    frame = datagram()
+    frame["IP"].src = str(ip_address(CLIENT[4].number >> 20 << 20))
+    del frame["IP"].chksum, frame["UDP"].chksum
+    for sources in (65_536, 1_048_576):
+        (measured,) = bench.cost(
+            program, frame, flows=[sources], port_bits=0, subject="IPv4, 100,000 rules, a source to each flow"
+        )
+        assert measured.p50 > 0
+    total = program.maps["counts"].total
+    assert total("MALFORMED").packets == 0 and total("DEFAULT_POLICY").packets < total().packets
 
 
 def test_cost_of_ports_and_protocols(bpf, bench):

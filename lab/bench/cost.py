@@ -22,7 +22,7 @@ from lab.kernel.bpf import prog_test_run
 from lab.model import statistics
 from lab.model.action import Mode
 from lab.model.measurement import Limit, Measurement, Trial
-from lab.traffic.flow_fields import flow_knobs
+from lab.traffic.flow_fields import PORT_BITS, flow_knobs
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
@@ -34,18 +34,27 @@ TC_KINDS = {0: "tc", 46: "tc_ingress", 47: "tc_egress"}
 
 
 def measure_cost(
-    program: Program, frame: Any, *, flows: int = 1, pairs: int = 60, below_ns: float | None = None, subject: str = ""
+    program: Program,
+    frame: Any,
+    *,
+    flows: int = 1,
+    port_bits: int = PORT_BITS,
+    pairs: int = 60,
+    below_ns: float | None = None,
+    subject: str = "",
 ) -> Measurement:
     """ns per packet of `program` for packets of `flows` flows, each seen once before the clock starts.
 
     `frame` is a scapy packet or bytes, UDP or TCP over IPv4 or IPv6: its source address and port are varied, and
-    `flows` must be a power of two. `below_ns` is the author's promise for the median;
+    `flows` must be a power of two. 2 ** `port_bits` flows share an address before it is the next one: with 0 each flow
+    has its own, which a program that looks addresses up may want. `below_ns` is the author's promise for the median;
     `subject` says which of several cases it is ("IPv6, a miss").
     MeasurementError for other frames, for other types of programs, and when the driver refused a round.
     """
     if flows < 1 or flows & (flows - 1):
         raise MeasurementError(f"measure cost at {flows} flows: not a power of two", mend="1, 65_536 or 1_048_576")
-    with _drivers(program, bytes(frame), flows) as (loaded, floor), pinned():
+    knobs = {**flow_knobs(bytes(frame), flows), "port_bits": port_bits}
+    with _drivers(program, bytes(frame), knobs) as (loaded, floor), pinned():
         loaded.warm_up(flows)
         floor.warm_up(flows)
         repeat = loaded.rounds_within(BATCH_NS)
@@ -86,7 +95,7 @@ class _Driver:
 
 
 @contextmanager
-def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driver, _Driver]]:
+def _drivers(program: Program, frame: bytes, knobs: dict[str, Any]) -> Iterator[tuple[_Driver, _Driver]]:
     """Both drivers, loaded; XDP ones are attached to a veth of no traffic.
 
     An XDP program that is attached nowhere costs 20 ms more for each PROG_RUN call with repeat: the kernel patches
@@ -97,7 +106,6 @@ def _drivers(program: Program, frame: bytes, flows: int) -> Iterator[tuple[_Driv
     from lab.traffic.network import Network
 
     kind = _kind(program)
-    knobs = flow_knobs(frame, flows)
     with ExitStack() as stack:
         stem = kind.partition("_")[0]
         empty = stack.enter_context(bpf.load(instruments.path(f"empty_{stem}"), program=f"empty_{kind}"))
@@ -141,6 +149,6 @@ def _measurement(
         summary=statistics.percentiles(added),
         interval=statistics.median_interval(added),
         trials=tuple(Trial(arm, tuple(values), {"flows": flows}) for arm, values in samples.items()),
-        limit=Limit("p50", below_ns) if below_ns else None,
+        limit=Limit("p50", below_ns) if below_ns is not None else None,
         remarks=(f"PROG_RUN, the driver and an empty program cost {floor_ns:.1f} ns, and are subtracted",),
     )

@@ -19,6 +19,7 @@
 const volatile __u64 template[TEMPLATE_WORDS];
 const volatile __u32 frame_bytes; /* of the whole frame */
 const volatile __u32 flows = 1;
+const volatile __u32 port_bits = PORTS_A_ADDRESS;    /* 0: a source address to each flow */
 const volatile __u16 address_offset = NOT_THERE;     /* of the last 4 bytes of the source address */
 const volatile __u16 port_offset = NOT_THERE;	     /* of the source port */
 const volatile __u16 ip_checksum_offset = NOT_THERE; /* of the IPv4 header checksum */
@@ -69,7 +70,7 @@ static __always_inline int next_flow(void *data, void *end)
 		if (!address)
 			return 0;
 		before = *address;
-		*address = bpf_htonl(bpf_ntohl(before) + (flow >> PORTS_A_ADDRESS));
+		*address = bpf_htonl(bpf_ntohl(before) + (flow >> port_bits));
 		diff = lab_csum_diff32(before, *address);
 	}
 	if (ip_checksum_offset != NOT_THERE) {
@@ -86,7 +87,7 @@ static __always_inline int next_flow(void *data, void *end)
 		if (!port)
 			return 0;
 		before = *port;
-		*port = bpf_htons(bpf_ntohs(before) + (flow & ((1 << PORTS_A_ADDRESS) - 1)));
+		*port = bpf_htons(bpf_ntohs(before) + (flow & ((1 << port_bits) - 1)));
 		diff += lab_csum_diff16(before, *port);
 	}
 	if (l4_checksum_offset != NOT_THERE) {
