@@ -48,6 +48,17 @@ def test_every_flow_reaches_the_program(bpf: Loader, bench: Bench, ip: int) -> N
     assert measured.trials[0].facts["flows"] == 4096
 
 
+@pytest.mark.parametrize(("port_bits", "addresses", "ports"), [(0, 4096, 1), (4, 256, 16), (14, 1, 4096)])
+def test_flows_share_as_many_addresses_as_is_asked_for(bpf: Loader, bench: Bench, port_bits, addresses, ports) -> None:
+    """2 ** port_bits flows have one source address and differ in their ports; with 0 each has its own address."""
+    program = bpf.load(SOURCES / "sources.bpf.c")
+    frame = frames.udp(PAIR, "client", "server", dst_port=9, payload=bytes(18))
+    bench.cost(program, frame, flows=[4096], port_bits=port_bits, pairs=3)
+    seen = list(program.maps["sources"])
+    assert len({source.address[0] for source in seen}) == addresses
+    assert len({source.port for source in seen}) == ports
+
+
 def test_a_tc_program_is_measured_too(bpf: Loader, bench: Bench) -> None:
     """The driver for tc restores the frame and calls the program."""
     program = bpf.load(SOURCES / "drop.bpf.c", program="drop_tc")
