@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from lab import instruments
 from lab.bench.path import Path
 from lab.bench.pinned import pinned
+from lab.bench.proof import met_by
 from lab.errors import MeasurementError
 from lab.model import statistics
 from lab.model.action import Direction
@@ -66,7 +67,9 @@ def measure_added_latency(
             "without": stack.enter_context(_arm(path, frame, None)),
         }
         with pinned():
-            _interleave(arms["with"], arms["without"], frames + WARM_UP)
+            with met_by(program, WARM_UP, path.at):
+                _interleave(arms["with"], arms["without"], WARM_UP)
+            _interleave(arms["with"], arms["without"], frames)
         for name, arm in arms.items():
             _check_arrived(name, path, arm.arrived, frames + WARM_UP)
         samples = {name: arm.samples() for name, arm in arms.items()}
@@ -128,7 +131,7 @@ def _measurement(
         summary={**added, "n": float(len(samples["with"])), "share_below_10us": below_10us},
         interval=_interval(samples),
         trials=tuple(Trial(name, values) for name, values in samples.items()),
-        limit=Limit("p99", below_ns) if below_ns else None,
+        limit=Limit("p99", below_ns) if below_ns is not None else None,
         remarks=("one frame in flight, one CPU; p99.9 is mostly interrupts, in both arms",),
     )
 

@@ -354,6 +354,17 @@ def fd_of_map(map_id: int) -> int:
     return bpf(MAP_GET_FD_BY_ID, bytearray(struct.pack("=III", map_id, 0, 0)))
 
 
+def enable_stats() -> int:
+    """A descriptor; while it is open the kernel counts and times every run of every program (Linux 5.8)."""
+    return bpf(ENABLE_STATS, bytearray(struct.pack("=I", 0)))  # BPF_STATS_RUN_TIME
+
+
+def run_count(fd: int) -> int:
+    """How often a program ran while statistics were on (run_cnt of struct bpf_prog_info)."""
+    number: int = struct.unpack_from("=Q", object_info(fd), 200)[0]
+    return number
+
+
 def program_id(fd: int) -> int:
     """The id that bpftool shows."""
     number: int = struct.unpack_from("=I", object_info(fd), 4)[0]
