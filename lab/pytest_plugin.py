@@ -123,11 +123,11 @@ def pytest_runtest_makereport(
     report = yield
     if call.excinfo is not None and isinstance(call.excinfo.value, VerifierError):
         note("evidence", {"title": "verifier log", "text": call.excinfo.value.log})
-    if report.when == "teardown" and (about := _about(item)):
+    if about := _about(item):
         notes: dict[str, list[Any]] = {}
-        for each in item.stash[_journal_key].notes:
+        for each in item.stash[_journal_key].notes if report.when == "teardown" else ():
             notes.setdefault(each.kind, []).append(dict(each.data))
-        vars(report)["lab"] = {"about": about, "notes": notes}
+        vars(report)["lab"] = {"about": about, "notes": notes}  # each phase: a worker that dies sends no teardown
     return report
 
 
@@ -137,7 +137,7 @@ def _about(item: pytest.Item) -> dict[str, str] | None:
     A project that has neither folder stores every test that uses a fixture of the lab.
     """
     root = item.config.rootpath
-    inside = {"scenarios", "benchmarks"} & set(item.path.parts)
+    inside = {"scenarios", "benchmarks"} & set(item.path.parts[len(root.parts) :])
     if not inside and ((root / "scenarios").exists() or not FIXTURES & set(getattr(item, "fixturenames", ()))):
         return None
     kind, _, stem = item.path.stem.partition("_")

@@ -19,6 +19,11 @@ SETTINGS = (
     "kernel/bpf_stats_enabled",
     "kernel/unprivileged_bpf_disabled",
 )
+GIT_OPTIONS = (
+    *("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
+    "--no-optional-locks",
+)
+"""A checkout may be anybody's and git is asked as root: it runs nothing that the checkout names, and writes nothing."""
 PACKAGES = ("bpflab", "pytest", "scapy", "pytest-benchmark")
 
 
@@ -79,7 +84,7 @@ def _text(path: Path) -> str:
 
 def _git(project: Path, *arguments: str) -> str:
     """What git prints, or "" where there is no git or no repository (root may read a user's checkout)."""
-    command = ["git", "-c", "safe.directory=*", "-C", str(project), *arguments]
+    command = ["git", *GIT_OPTIONS, "-C", str(project), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
     except (OSError, subprocess.SubprocessError):

@@ -28,15 +28,23 @@ struct {
 	__type(value, __u32);
 } targets SEC(".maps");
 
+__u64 refused; /* rounds that never reached the target */
+
+static __always_inline int refuse(void)
+{
+	refused++;
+	return TC_ACT_SHOT;
+}
+
 static __always_inline int drive(struct __sk_buff *ctx)
 {
 	/* A target that changes the length of its frame cannot be measured so: the round is refused. */
 	if (ctx->len != frame_bytes)
-		return TC_ACT_SHOT;
+		return refuse();
 	if (!next_flow((void *)(long)ctx->data, (void *)(long)ctx->data_end))
-		return TC_ACT_SHOT;
+		return refuse();
 	bpf_tail_call(ctx, &targets, 0);
-	return TC_ACT_SHOT;
+	return refuse();
 }
 
 /* A tail call goes only between programs that were loaded for one attach type; the lab loads the one that fits. */

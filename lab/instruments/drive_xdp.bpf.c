@@ -27,17 +27,25 @@ struct {
 	__type(value, __u32);
 } targets SEC(".maps");
 
+__u64 refused; /* rounds that never reached the target */
+
+static __always_inline int refuse(void)
+{
+	refused++;
+	return XDP_ABORTED;
+}
+
 static __always_inline int drive(struct xdp_md *ctx)
 {
 	long grown = (long)ctx->data_end - (long)ctx->data - frame_bytes;
 
 	/* The target encapsulated or trimmed the frame of the round before. */
 	if (grown && bpf_xdp_adjust_head(ctx, grown))
-		return XDP_ABORTED;
+		return refuse();
 	if (!next_flow((void *)(long)ctx->data, (void *)(long)ctx->data_end))
-		return XDP_ABORTED;
+		return refuse();
 	bpf_tail_call(ctx, &targets, 0);
-	return XDP_ABORTED;
+	return refuse();
 }
 
 /* A tail call goes only between programs that were loaded for one section; the lab loads the one that fits. */

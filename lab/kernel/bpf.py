@@ -381,6 +381,12 @@ def link_create(prog_fd: int, target: int, attach_type: int, flags: int = 0, ext
     )
 
 
+def link_ifindex(link_fd: int) -> int:
+    """The interface of an XDP or TCX link, 0 once it is gone (struct bpf_link_info)."""
+    number: int = struct.unpack_from("=I", object_info(link_fd), 16)[0]
+    return number
+
+
 def link_update(link_fd: int, new_prog_fd: int) -> None:
     """Replaces the program of a link: every frame meets either the old one or the new."""
     bpf(LINK_UPDATE, bytearray(struct.pack("=IIII", link_fd, new_prog_fd, 0, 0)))

@@ -9,6 +9,7 @@ import subprocess
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 from lab.kernel import netns
@@ -33,8 +34,9 @@ def spawn(netns_fd: int, argv: Sequence[str], **options: Any) -> subprocess.Pope
 
 def kill(process: subprocess.Popen[Any]) -> None:
     """Ends the process and whatever it started in its session, and waits for it; nothing if it has ended."""
-    if process.poll() is None:
-        os.killpg(process.pid, signal.SIGKILL)
+    if process.returncode is None:  # not waited for yet, so its number is still its own, ended or not
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait(timeout=10)
 
 

@@ -170,7 +170,7 @@ class Flood(AnyFlood):
         from lab.bpf.attach.receivers import make_poll
 
         generator = self._generator.globals
-        generator["rounds"] = 0
+        before = generator["rounds"]  # it goes on: short floods of many flows do not begin anew each time
         context = struct.pack("=6I", 0, len(self._frame), 0, self.source.ifindex, 0, 0)
         with ExitStack() as stack:
             make_poll(self.source.peer, stack)
@@ -178,7 +178,7 @@ class Flood(AnyFlood):
             amount.send(lambda chunk: self._make(context, chunk), CHUNK)
         if generator["refused"]:
             raise TrafficError(f"flood {self.source.name}: the frame is too short for its own headers")
-        return int(generator["rounds"])  # more than was asked for, if a signal interrupted a run
+        return int(generator["rounds"] - before) & 0xFFFFFFFF  # more than was asked for, if a signal interrupted a run
 
     def _make(self, context: bytes, chunk: int) -> int:
         live = kernel_bpf.F_TEST_XDP_LIVE_FRAMES

@@ -104,6 +104,26 @@ def test_what_cannot_be_measured_is_said(bpf: Loader, bench: Bench) -> None:
         bench.added_latency(program, STRAIGHT, FRAME, frames=1_000_000)
 
 
+def test_rounds_that_never_reached_the_program_are_no_cost(bpf: Loader, bench: Bench) -> None:
+    """Ports behind 128 bytes of headers cannot be varied: no number, but how many rounds were refused."""
+    from lab.traffic.codec import codec
+
+    scapy = codec()
+    far = scapy.IPv6ExtHdrDestOpt(options=[scapy.PadN(optdata=bytes(100))])
+    frame = frames.ether(PAIR, "client", "server", ip=6) / scapy.IPv6() / far / scapy.UDP(dport=9) / bytes(30)
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
+    with pytest.raises((MeasurementError, TrafficError)):
+        bench.cost(program, frame, flows=[1], pairs=3)
+
+
+def test_a_program_beside_the_path_has_no_latency(bpf: Loader, bench: Bench, busy) -> None:
+    """Attached where the frames don't pass, it adds nothing: that is an error, and no good news."""
+    beside = Path(CHAIN, source="client/eth0", at="dut/eth1", sink="server/eth0", mode=Mode.NATIVE)
+    frame = bytes(frames.udp(CHAIN, "client", "server", dst_port=9, payload=bytes(18)))
+    with pytest.raises(MeasurementError, match=r"it met \d of 200 frames"):
+        bench.added_latency(busy(0), beside, frame, frames=1000)
+
+
 def test_measurements_are_noted(bench: Bench, busy) -> None:
     """What a benchmark measures is in the journal, and so in the stored run."""
     with journal() as kept:

@@ -82,6 +82,9 @@ def come_back(target: Any) -> None:
 def _pass_at(peer: VethTarget, undo: ExitStack) -> str:
     place = _place(peer)
     receiver = _receivers.setdefault(place, _Receiver())
+    if receiver.link >= 0 and bpf.link_ifindex(receiver.link) != peer.ifindex:
+        os.close(receiver.link)  # of a network that went before its attachment: the kernel gives its numbers again
+        receiver.link = -1
     receiver.wanted += 1
     undo.callback(_release, place)
     if receiver.link < 0:
