@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 
 from lab.errors import BuildError, FeatureMissing
+from lab.kernel.process import dying_with_the_lab
 from lab.project import shipped_bpf
 
 FLAGS = ("-O2", "-g", "-target", "bpf", "-mcpu=v3", "-Wall", "-Wno-unused-function", "-fno-stack-protector")
@@ -162,7 +163,13 @@ def _run(command: list[str]) -> str:
     """What clang said when it failed, "" when it did not."""
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, stdin=subprocess.DEVNULL
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT_S,
+            stdin=subprocess.DEVNULL,
+            preexec_fn=dying_with_the_lab(),
         )
     except subprocess.TimeoutExpired as error:
         raise BuildError(f"compile {command[-3]}: clang took more than {TIMEOUT_S} s") from error

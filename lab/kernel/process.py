@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
@@ -40,7 +40,8 @@ def kill(process: subprocess.Popen[Any]) -> None:
         process.wait(timeout=10)
 
 
-def _spawn(netns_fd: int, argv: Sequence[str], options: dict[str, Any]) -> subprocess.Popen[Any]:
+def dying_with_the_lab() -> Callable[[], None]:
+    """What a child runs before its program (`preexec_fn`): the kernel kills it when the thread that forked it ends."""
     parent = os.getpid()
     prctl, getppid, leave = _libc.prctl, os.getppid, os._exit
 
@@ -49,9 +50,13 @@ def _spawn(netns_fd: int, argv: Sequence[str], options: dict[str, Any]) -> subpr
         if getppid() != parent:  # it died between the fork and the line above
             leave(127)
 
+    return die_with_the_lab
+
+
+def _spawn(netns_fd: int, argv: Sequence[str], options: dict[str, Any]) -> subprocess.Popen[Any]:
     options = {"start_new_session": True, **options}
     with netns.inside(netns_fd):
-        return subprocess.Popen(argv, preexec_fn=die_with_the_lab, **options)
+        return subprocess.Popen(argv, preexec_fn=dying_with_the_lab(), **options)
 
 
 def _long_lived() -> ThreadPoolExecutor:
