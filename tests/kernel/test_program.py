@@ -17,6 +17,7 @@ from lab.bpf.loader import Loader
 from lab.errors import LabError, LoadError, MapError, VerifierError
 from lab.model.action import Action
 from lab.model.journal import journal
+from lab.wait import wait_until
 
 SOURCES = Path(__file__).parents[1] / "bpf"
 
@@ -311,7 +312,8 @@ def test_everything_is_closed_in_the_end():
             _ = loader.load("knobs").globals["counter"]
             with pytest.raises(VerifierError):
                 loader.load("reject_bounds")
-    assert open_descriptors() == before
+    # Sockets of an earlier test may still be closing beside this one: fewer than before is no leak.
+    wait_until(lambda: open_descriptors() <= before, what=f"no more than {before} open descriptors")
 
 
 def test_closing_twice_is_closing_once(bpf):
