@@ -36,7 +36,8 @@ class Measurement:
     """What was measured (`metric`), how (`method`), of which program, on which `subject`, in which `unit`.
 
     `summary` holds the figures computed from `trials` (p50, p99, ... as named keys, each in `unit`), and
-    `interval` the 95 % confidence interval of the headline figure `summary[headline]`.
+    `interval` the 95 % confidence interval of the headline figure `summary[headline]`. `noise` is what disturbed the
+    run (`lab.bench.noise`); its "sentence" is empty, or says why the figure must not decide anything.
     """
 
     metric: str
@@ -50,6 +51,12 @@ class Measurement:
     trials: tuple[Trial, ...]
     limit: Limit | None = None
     remarks: tuple[str, ...] = ()
+    noise: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def too_noisy(self) -> str:
+        """Why this figure must not decide anything, or ""."""
+        return str(self.noise.get("sentence", ""))
 
     def __getattr__(self, name: str) -> float:
         """`measurement.p99` is `measurement.summary["p99"]`."""
@@ -75,6 +82,7 @@ class Measurement:
             trials=trials,
             limit=Limit(**limit) if limit else None,
             remarks=tuple(data.get("remarks", ())),
+            noise=data.get("noise", {}),
         )
 
     @classmethod
