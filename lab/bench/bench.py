@@ -22,7 +22,7 @@ class Bench:
         """ns per packet by BPF_PROG_RUN, one measurement a number of flows (see `lab.bench.cost`)."""
         from lab.bench.cost import measure_cost
 
-        return [self._kept(measure_cost(program, frame, flows=count, **options)) for count in flows]
+        return [self._kept(each) for each in measure_cost(program, frame, flows=flows, **options)]
 
     def added_latency(self, program: Program, path: Path, frame: Any, **options: Any) -> Measurement:
         """ns that attaching the program adds to a path, as a distribution (see `lab.bench.latency`)."""

@@ -81,7 +81,7 @@ class _Loading:
     """One attempt to load one object."""
 
     def __init__(self, file: ObjectFile, path: Path, wishes: Wishes, log_level: int) -> None:
-        self.file, self.wishes, self.log_level = file, wishes, log_level
+        self.file, self.path, self.wishes, self.log_level = file, path, wishes, log_level
         self.stem = path.name.partition(".")[0]
         try:
             self.object = BpfObject(file.raw, self.stem)
@@ -102,6 +102,13 @@ class _Loading:
         except BaseException:
             self.object.close()
             raise
+
+    def again(self, program: str) -> Program:
+        """One of the programs, loaded once more with the maps of this load, data sections included."""
+        other = _Loading(self.file, self.path, Wishes(program), STATISTICS)
+        for there, mine in zip(other.object.maps, self.object.maps, strict=True):
+            there.reuse(mine.fd)  # one that was not created here is not needed there either
+        return other.run()
 
     # Before the load.
 
@@ -221,7 +228,7 @@ class _Loading:
     def _assemble(self, chosen: Mapping[str, ObjectProgram], load_ms: float) -> Program:
         maps = Maps(self._maps())
         places = {name: place for name, (_, place) in self._variables((*VARIABLES, KNOBS)).items()}
-        loaded = Loaded(str(self.file.path), self.stem, maps, Globals(places), self.object.close)
+        loaded = Loaded(str(self.file.path), self.stem, maps, Globals(places), self.object.close, self.again)
         for name, each in chosen.items():
             facts = self._facts(each, load_ms, tuple(maps))
             loaded.programs[name] = Program(loaded, each.fd, facts, each.expected_attach_type)

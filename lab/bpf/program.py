@@ -60,6 +60,8 @@ class Loaded:
     maps: Maps
     globals: Globals
     release: Callable[[], None]
+    again: Callable[[str], Program] | None = None
+    """Loads the program of that name once more; None for those that BCC loaded."""
     programs: dict[str, Program] = field(default_factory=dict)
     closed: bool = False
 
@@ -172,6 +174,21 @@ class Program:
         from lab.bpf.attachment import attach
 
         return attach(self, target, mode=mode, direction=direction, **options)
+
+    @property
+    def can_load_again(self) -> bool:
+        """False for a program that BCC loaded."""
+        return self._loaded.again is not None
+
+    def again(self) -> Program:
+        """The same program loaded once more, with the same maps and globals: its code lies elsewhere in memory.
+
+        Where code lies decides a nanosecond or two: a measurement takes several loads. Close it before this one.
+        LoadError for a program that BCC loaded.
+        """
+        if self._loaded.again is None:
+            raise LoadError(f"load {self.name} again: BCC keeps no object of it", mend="bpf.load a .bpf.c instead")
+        return self._loaded.again(self.name)
 
     def close(self) -> None:
         """Closes the whole object, its other programs and maps too; attachments live on their own."""

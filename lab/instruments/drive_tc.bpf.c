@@ -3,7 +3,7 @@
  * Feeds a tc program under BPF_PROG_RUN with the frame of another flow each round.
  *
  * PROG_RUN with repeat hands every round the frame as the round before left it. So this program restores the frame
- * from `template`, gives it the address and port of the next flow, and tail-calls the program in targets[0]. Its own
+ * from `template`, gives it the address and port of the next flow, and tail-calls the program in targets[slot]. Its own
  * cost is measured with an empty program in the same place, and subtracted.
  *
  * Flows are visited in the order of a multiplicative hash, so that neighbours in time are strangers in memory: with a
@@ -21,14 +21,17 @@
 
 #include "flows.h"
 
+#define SLOTS 512
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PROG_ARRAY);
-	__uint(max_entries, 1);
+	__uint(max_entries, SLOTS);
 	__type(key, __u32);
 	__type(value, __u32);
 } targets SEC(".maps");
 
-__u64 refused; /* rounds that never reached the target */
+volatile __u32 slot; /* of the target that is next to run */
+__u64 refused;	     /* rounds that never reached the target */
 
 static __always_inline int refuse(void)
 {
@@ -43,7 +46,7 @@ static __always_inline int drive(struct __sk_buff *ctx)
 		return refuse();
 	if (!next_flow((void *)(long)ctx->data, (void *)(long)ctx->data_end))
 		return refuse();
-	bpf_tail_call(ctx, &targets, 0);
+	bpf_tail_call(ctx, &targets, slot);
 	return refuse();
 }
 

@@ -29,16 +29,18 @@ const volatile _Bool is_udp;
 __u32 rounds;
 
 /*
- * Flows that are a power of two come in the order of Knuth's multiplicative hash (odd, so each comes once before any
- * comes twice): neighbours in time are strangers in memory. Others come in order.
+ * Flows that are a power of two come in steps of this, which is odd, so that each comes once before any comes twice.
+ * By default it is Knuth's multiplicative hash, and neighbours in time are strangers in memory. Others come in order.
  */
+volatile __u32 stride = 2654435761u;
+
 static __always_inline __u32 flow_of_round(void)
 {
 	__u32 round = rounds++;
 
 	if (flows & (flows - 1))
 		return round % flows;
-	return (round * 2654435761u) & (flows - 1);
+	return (round * stride) & (flows - 1);
 }
 
 /* A 16-bit word of the frame at a constant offset, or NULL beyond its end. */
