@@ -6,15 +6,22 @@ Exit statuses: 0 done, 1 the answer is no (`lab doctor` found something required
 
 from __future__ import annotations
 
+import difflib
 import sys
 from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from lab import __version__
 from lab.errors import LabError
 
+if TYPE_CHECKING:
+    from lab.program_list import Source
+
 COMMANDS = {
+    "attach": "Attach a program to this machine's interfaces, until Ctrl-C.",
     "doctor": "What this kernel and machine can do, and what is missing.",
     "list": "The programs at hand.",
     "report": "Write reports/index.html from the stored runs.",
@@ -37,17 +44,43 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command `name` of the module lab.commands.<name>."""
+        """The command `name` of the module lab.commands.<name>, or a program's: what its companion shows."""
         if cmd_name not in COMMANDS:
-            return None
+            found: click.Command | None = import_module("lab.commands.program").command_of(cmd_name)
+            return found
         command = import_module(f"lab.commands.{cmd_name}").command
         assert isinstance(command, click.Command)
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A word that is neither a command nor a program is met with those that look like it."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.UsageError as error:
+            close = difflib.get_close_matches(args[0], [*COMMANDS, *(each.stem for each in _programs())])
+            error.message += f" Did you mean {' or '.join(close)}?" if close else " `lab list` shows the programs."
+            raise
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Names and sentences from COMMANDS, nothing imported."""
+        """Names and sentences from COMMANDS and from the programs' texts, nothing imported."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+        showing = [(each.stem, _cut(each.summary)) for each in _programs() if each.has_command]
+        if showing:
+            with formatter.section("Programs, attached and shown live"):
+                formatter.write_dl(showing)
+
+
+def _programs() -> list[Source]:
+    from lab.program_list import program_folders, programs_in
+
+    return programs_in(program_folders(Path.cwd()))
+
+
+def _cut(sentence: str, most: int = 100) -> str:
+    return sentence if len(sentence) <= most else f"{sentence[: most - 1].rsplit(' ', 1)[0]} …"
 
 
 @click.group(cls=LazyGroup, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})

@@ -19,8 +19,13 @@ def companion(stem: str) -> ModuleType:
     >>> companion("xdp_balance").wheel([2, 1])
     [0, 1, 0]
     """
-    path = _found(stem)
-    name = f"lab_companion_{stem}_{abs(hash(path)):x}"
+    return load_module(_found(stem))
+
+
+def load_module(path: Path) -> ModuleType:
+    """The module of a file, whichever folder it is in; loaded once a process."""
+    path = path.resolve()
+    name = f"lab_companion_{path.stem}_{abs(hash(path)):x}"
     if name not in sys.modules:
         _load(name, path)
     return sys.modules[name]

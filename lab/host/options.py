@@ -1,0 +1,129 @@
+"""The command-line options that say where a program goes, and a stop by signal that is no error."""
+
+from __future__ import annotations
+
+import re
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any
+
+import click
+
+from lab.host.place import Place, interface_names, open_place
+from lab.model.action import Direction, Mode
+
+ENDING = (signal.SIGTERM, signal.SIGHUP)
+UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}
+
+
+def seconds(ctx: click.Context, param: click.Parameter, given: str | None) -> float | None:
+    """The callback of an option that is a time: 500ms, 1s, 2m, 1h, or a bare number of seconds; more than 0."""
+    if given is None:
+        return None
+    found = re.fullmatch(r"(\d+\.?\d*|\.\d+)(ms|s|m|h|)", given)
+    number = float(found[1]) * UNITS_S[found[2]] if found else 0.0
+    if not number:
+        raise click.BadParameter(f"{given!r} is no time: 500ms, 1s, 2m", ctx, param)
+    return number
+
+
+def _completed(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """For the shell: the interfaces of this namespace."""
+    return [each for each in interface_names() if each.startswith(incomplete)]
+
+
+def place_parameters() -> list[click.Option]:
+    """New options that name a place; `opened` makes a Place of their values."""
+    return [
+        click.Option(
+            ["-i", "--interface", "interfaces"],
+            multiple=True,
+            metavar="NAME",
+            shell_complete=_completed,
+            help="An interface; may be said several times.",
+        ),
+        click.Option(
+            ["--mode"],
+            type=click.Choice([each.value for each in Mode]),
+            help="How XDP is attached; native if the interface has it, else generic.",
+        ),
+        click.Option(
+            ["--direction"],
+            type=click.Choice([each.value for each in Direction]),
+            help="Which way, for a program that sits on tc or a cgroup and does not say.",
+        ),
+        click.Option(["--cgroup"], default="", metavar="PATH", help="A cgroup v2 folder; the whole tree if not said."),
+        click.Option(
+            ["--socket", "sockets"],
+            multiple=True,
+            metavar="tcp/PORT",
+            help="A socket that waits on a port (sk_reuseport).",
+        ),
+        click.Option(
+            ["--netns"], default="", metavar="NAME|PID", help="The network namespace, of `ip netns` or of a process."
+        ),
+    ]
+
+
+def knob_parameter() -> click.Option:
+    """--knob, whose value is a dict of texts."""
+    return click.Option(
+        ["-k", "--knob", "knobs"],
+        multiple=True,
+        metavar="NAME=VALUE",
+        callback=_pairs,
+        help="Sets a knob of the program.",
+    )
+
+
+def _pairs(ctx: click.Context, param: click.Parameter, given: tuple[str, ...]) -> dict[str, str]:
+    pairs = {}
+    for each in given:
+        name, sign, value = each.partition("=")
+        if not sign or not name:
+            raise click.BadParameter(f"{each!r} says no value: --knob name=value", ctx, param)
+        pairs[name] = value
+    return pairs
+
+
+@contextmanager
+def opened(values: dict[str, Any]) -> Iterator[Place]:
+    """The place of the options' values, which are taken out of the dict."""
+    mode, direction = values.pop("mode"), values.pop("direction")
+    with open_place(
+        values.pop("interfaces"),
+        netns=values.pop("netns"),
+        cgroup=values.pop("cgroup"),
+        sockets=values.pop("sockets"),
+        mode=Mode(mode) if mode else None,
+        direction=Direction(direction) if direction else None,
+    ) as place:
+        yield place
+
+
+def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Decorates the function of a click command: it is given `place=`, open while it runs, and `knobs=`, a dict."""
+
+    @wraps(function)
+    def with_place(*arguments: Any, **values: Any) -> Any:
+        with opened(values) as place:
+            return function(*arguments, place=place, **values)
+
+    parameters = [*place_parameters(), knob_parameter()]
+    with_place.__dict__.setdefault("__click_params__", []).extend(reversed(parameters))
+    return with_place
+
+
+@contextmanager
+def until_told_to_stop() -> Iterator[None]:
+    """The block ends at Ctrl-C, SIGTERM or SIGHUP, without an error; what is undone after it is not disturbed."""
+    before: Mapping[int, Any] = {each: signal.signal(each, signal.default_int_handler) for each in ENDING}
+    try:
+        yield
+    except KeyboardInterrupt:
+        pass
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
