@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lab.bpf.program import Program
 
-FEWEST, MOST = 6, 24
+FEWEST, MOST = 6, 16
 
 
 @contextmanager

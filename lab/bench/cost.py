@@ -2,7 +2,8 @@
 
 The program under test, an empty one and a reference that always does the same work sit in one driver
 (`lab.bench.driver`) and take turns in batches of 0.1 ms. The difference of neighbours in a turn is what the program
-costs; the mean over several loads of it (`lab.bench.copies`) is the figure, and its interval is Student's over loads.
+costs. Where code lies in memory is part of that, so all of them, the driver too, are loaded afresh several times
+(`lab.bench.copies`): the figure is the mean over these loads, and its interval is Student's.
 
 PROG_RUN nanoseconds are not packets per second on a wire: there is no device, no memory for frames and no other work
 between two packets.
@@ -93,6 +94,7 @@ def _at_flows(what: Subject, copies: Sequence[Program], flows: int, turns: int) 
 
 
 def _turns_of(driver: Driver, arms: dict[str, int], turns: int) -> dict[str, list[float]]:
+    driver.renew()
     rounds = driver.rounds_within(list(arms.values()), BATCH_NS)
     return driver.take_turns(arms, rounds, turns)
 
