@@ -23,7 +23,7 @@ PROG_GET_FD_BY_ID, MAP_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD = 13, 14, 15
 PROG_QUERY, RAW_TRACEPOINT_OPEN = 16, 17
 MAP_LOOKUP_AND_DELETE_ELEM = 21
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 25, 26, 27
-LINK_CREATE, LINK_UPDATE, ENABLE_STATS, LINK_DETACH = 28, 29, 32, 34
+LINK_CREATE, LINK_UPDATE, ENABLE_STATS, ITER_CREATE, LINK_DETACH = 28, 29, 32, 33, 34
 
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
 F_TEST_XDP_LIVE_FRAMES = 1 << 1
@@ -395,6 +395,11 @@ def link_update(link_fd: int, new_prog_fd: int) -> None:
 def link_detach(link_fd: int) -> None:
     """Detaches now, though the descriptor stays open."""
     bpf(LINK_DETACH, bytearray(struct.pack("=I", link_fd)))
+
+
+def iter_create(link_fd: int) -> int:
+    """A file whose reader runs the iterator of the link, in the network namespace of this call."""
+    return bpf(ITER_CREATE, bytearray(struct.pack("=II", link_fd, 0)))
 
 
 def prog_attach(target_fd: int, prog_fd: int, attach_type: int, flags: int = 0) -> None:
