@@ -28,22 +28,22 @@
  *
  * NUMBERS are the kernel's own, of the socket: bytes of the stream that the peer acknowledged, and that came in order;
  * the SYN and FIN, which the kernel counts in, are taken out. They are as of the last callback: what only receives has
- * no RTT samples, so look() of bpf/sockops_track_connection.py reads them all afresh.
+ * no RTT samples, so look() of bpf/sockops_track_connection.py reads them all afresh. What an ADOPTED one sent may
+ * be a byte high: who sent the first SYN is not known.
  *
  * BEFORE IT WAS ATTACHED: sockets that exist already call no callback. The program `look` (iter/tcp, run by look())
  * goes through all TCP sockets of a network namespace: those of the cgroup get an entry, ADOPTED, and their callbacks.
  *
  * KNOBS (const volatile, set before load)
- *   connection_count  max_entries of `connections`: 131072, 272 bytes each; change it by load(max_entries=...)
- *   tell_changes 0    1: an event CHANGED for each change of state, too
+ *   tell_changes 0   1: an event KIND_CHANGED for each change of state, too
  *
  * MAPS
- *   connections   socket cookie -> struct connection: those that live
+ *   connections   socket cookie -> struct connection: those that live; 131072, change it by load(max_entries=...)
  *   cgroups       cgroup id -> sums over its connections: opened, how they ended, and bytes of those that have
  *   transitions   how often a socket went from one state to another; per CPU
  *   happenings    by enum happening; per CPU
  *   endings       how they ended, by enum ending; per CPU
- *   events        ring buffer of struct event: CLOSED with the last numbers (and CHANGED)
+ *   events        ring buffer of struct event: KIND_CLOSED with the last numbers (and KIND_CHANGED)
  *
  * SEVERAL CPUs: callbacks of one socket come under its lock, so an entry has one writer. Sums are atomic.
  *

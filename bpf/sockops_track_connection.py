@@ -16,9 +16,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import click
+from typing import Any, Literal
 
 from lab.bpf.iterate import iterate
 from lab.kernel import cgroup
@@ -139,15 +137,13 @@ def attach(program: Any, place: Any) -> Iterator[Any]:
     look(program, place.cgroup)
 
 
-def view(program: Any, *, top: int = 20, by: str = "bytes") -> list[Table]:
+def view(program: Any, *, top: int = 20, by: Literal["bytes", "rtt", "retransmits", "age"] = "bytes") -> list[Table]:
     """The connections that live, and the sums of each cgroup.
 
     Options:
         top: rows shown
-        by: what they are sorted by: bytes, rtt, retransmits or age
+        by: what they are sorted by
     """
-    if by not in SORTED_BY:
-        raise click.UsageError(f"--by {by}: one of {', '.join(SORTED_BY)}")
     look(program)
     living = [each for each in connections(program.maps) if each.role != "LISTENER"]
     shown = sorted(living, key=SORTED_BY[by], reverse=True)[:top]
@@ -220,7 +216,7 @@ def cgroup_names() -> dict[int, str]:
     """The path of each cgroup, from the mount of cgroup2 on, by its id, which is its inode's number."""
     root = cgroup.root()
     folders = (Path(folder) for folder, _, _ in os.walk(root))
-    return {folder.stat().st_ino: "/" + str(folder.relative_to(root)).strip(".") for folder in folders}
+    return {folder.stat().st_ino: str(folder).removeprefix(str(root)) or "/" for folder in folders}
 
 
 def summary(program: Any) -> str:
