@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 COMMANDS = {
     "attach": "Attach a program to this machine's interfaces, until Ctrl-C.",
+    "bench": "What operations cost on this machine.",
     "doctor": "What this kernel and machine can do, and what is missing.",
     "list": "The programs at hand.",
     "report": "Write reports/index.html from the stored runs.",
