@@ -9,7 +9,7 @@ import click
 
 from lab.host import seen
 from lab.host.companion_options import options_of
-from lab.host.options import knob_parameter, opened, place_parameters, until_told_to_stop
+from lab.host.options import Stopped, knob_parameter, opened, place_parameters, until_told_to_stop
 from lab.host.subject import Subject, attached, find_subject
 
 HELP = "Loads a program, attaches it, and detaches it at Ctrl-C."
@@ -71,11 +71,11 @@ def attach_command(subject: Subject, named: str) -> click.Command:
 
 def _stay(subject: Subject, named: str, place: Any, knobs: dict[str, str], options: dict[str, Any]) -> None:
     with attached(named, place, knobs=knobs, options=options, told=tell) as program:
-        click.echo("Ctrl-C detaches it.")
         try:
+            click.echo("Ctrl-C detaches it.")
             while True:
                 signal.pause()
-        except KeyboardInterrupt:
+        except Stopped:
             said = (
                 subject.call("summary", program, options=options)
                 if subject.function("summary")

@@ -14,7 +14,7 @@ from lab.commands.attach import tell
 from lab.errors import LoadError
 from lab.host import seen, showing
 from lab.host.companion_options import options_of
-from lab.host.options import knob_parameter, opened, place_parameters, seconds, until_told_to_stop
+from lab.host.options import Stopped, knob_parameter, opened, place_parameters, seconds, until_told_to_stop
 from lab.host.subject import CALLED, Subject, attached, find_subject
 from lab.program_list import header_part, read_companion, read_source
 
@@ -69,7 +69,7 @@ def _run(subject: Subject, values: dict[str, Any]) -> None:
         attached(subject.source or subject.stem, place, knobs=knobs, options=values, told=tell) as program,
     ):
         until = time.monotonic() + (every_s if once else for_s or math.inf)
-        with suppress(KeyboardInterrupt):
+        with suppress(Stopped):
             if _is_watched(subject, program, events):
                 _watch(_events(subject, program, values), until, as_json)
             elif once:

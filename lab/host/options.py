@@ -14,7 +14,7 @@ import click
 from lab.host.place import Place, interface_names, open_place
 from lab.model.action import Direction, Mode
 
-ENDING = (signal.SIGTERM, signal.SIGHUP)
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 UNITS_S = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "": 1}
 
 
@@ -116,14 +116,25 @@ def place_options(function: Callable[..., Any]) -> Callable[..., Any]:
     return with_place
 
 
+class Stopped(BaseException):
+    """Somebody wants the command to end: no error, and so no Exception.
+
+    Not KeyboardInterrupt: with CPython 3.11 `python -m` was seen to die of SIGINT in the end, though it was caught.
+    """
+
+
 @contextmanager
 def until_told_to_stop() -> Iterator[None]:
-    """The block ends at Ctrl-C, SIGTERM or SIGHUP, without an error; what is undone after it is not disturbed."""
-    before: Mapping[int, Any] = {each: signal.signal(each, signal.default_int_handler) for each in ENDING}
+    """The block ends at Ctrl-C, SIGTERM or SIGHUP, by `Stopped`, which goes no further."""
+    before: Mapping[int, Any] = {each: signal.signal(each, _stop) for each in ENDING}
     try:
         yield
-    except KeyboardInterrupt:
+    except Stopped:
         pass
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _stop(number: int, frame: Any) -> None:
+    raise Stopped

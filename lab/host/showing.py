@@ -111,15 +111,15 @@ def _tables(value: Any) -> list[Table]:
 
 def _drawn(table: Table) -> Any:
     from rich import table as rich_table
+    from rich.console import Group
     from rich.text import Text
 
-    drawn = rich_table.Table(title=table.title, caption=table.note, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    drawn.title_justify, drawn.caption_justify, drawn.header_style = "left", "left", "dim"
+    drawn = rich_table.Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
     for place, name in enumerate(table.columns):
         drawn.add_column(name, justify="right" if _is_numeric(table, place) else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(cell(each)) for each in row))
-    return drawn
+    return Group(Text(table.title, "bold"), *([drawn] if table.columns else []), *([table.note] if table.note else []))
 
 
 def _print_plain(table: Table) -> None:
