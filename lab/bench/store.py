@@ -8,6 +8,7 @@ import secrets
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 from lab.errors import StoreError
 from lab.model.run import Run
@@ -24,23 +25,31 @@ def write_run(run: Run, folder: Path) -> Path:
     A crash leaves the old state. StoreError when the folder cannot be written.
     """
     target = folder / f"{run.id}.json"
-    hidden = folder / f".{run.id}.{os.getpid()}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with hidden.open("x", encoding="utf-8") as file:
-            json.dump(run.as_dict(), file, separators=(",", ":"))
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(target)
+        write_whole(target, run.as_dict())
     except OSError as error:
-        with suppress(OSError):  # already gone, or its folder never was
-            hidden.unlink()
         raise StoreError(
             f"store the run in {target}: it could not be written",
             kernel=error.strerror or str(error),
             mend="free some space, or name another folder with --lab-runs",
         ) from error
     return target
+
+
+def write_whole(target: Path, data: Any) -> None:
+    """Writes JSON so that whoever reads `target` sees the old content or the new, whole; OSError when it cannot be."""
+    hidden = target.with_name(f".{target.stem}.{os.getpid()}.tmp")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with hidden.open("x", encoding="utf-8") as file:
+            json.dump(data, file, separators=(",", ":"))
+            file.flush()
+            os.fsync(file.fileno())
+        hidden.replace(target)
+    except OSError:
+        with suppress(OSError):  # already gone, or its folder never was
+            hidden.unlink()
+        raise
 
 
 def read_run(path: Path) -> Run:

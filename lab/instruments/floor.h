@@ -16,14 +16,14 @@ __u64 failed; /* operations that did not do what their program's name says */
  * The operation is a statement. It may use `at`, which counts on from run to run; `seen`, which is 0 as long as the
  * operation puts nothing else there, but is not known to be, so that what is made of it waits for it; and `bad`.
  */
-#define REPEAT(counter, operation)                                                                                     \
+#define REPEAT(counter, ...)                                                                                           \
 	do {                                                                                                           \
 		__u32 at = (counter), bad = 0;                                                                         \
 		__u64 seen = 0;                                                                                        \
                                                                                                                        \
 		_Pragma("clang loop unroll(disable)") for (int time = 0; time < TIMES; time++, at++)                   \
 		{                                                                                                      \
-			operation;                                                                                     \
+			__VA_ARGS__;                                                                                   \
 			bad += !!seen;                                                                                 \
 		}                                                                                                      \
 		(counter) = at;                                                                                        \
