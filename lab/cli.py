@@ -25,6 +25,7 @@ COMMANDS = {
     "bench": "What operations cost on this machine.",
     "doctor": "What this kernel and machine can do, and what is missing.",
     "list": "The programs at hand.",
+    "new": "Write the files of a new program, which pass at once.",
     "report": "Write reports/index.html from the stored runs.",
 }
 
@@ -61,8 +62,8 @@ class LazyGroup(click.Group):
             return super().resolve_command(ctx, args)
         except click.UsageError as error:
             close = difflib.get_close_matches(args[0], [*COMMANDS, *(each.stem for each in _programs())])
-            error.message += f" Did you mean {' or '.join(close)}?" if close else " `lab list` shows the programs."
-            raise
+            more = f"Did you mean {' or '.join(close)}?" if close else "`lab list` shows the programs."
+            raise click.UsageError(f"{error.message} {more}", ctx) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Names and sentences from COMMANDS and from the programs' texts, nothing imported."""
