@@ -46,12 +46,17 @@ class Source:
     @property
     def is_example(self) -> bool:
         """A step of the ladder in examples/."""
-        return "examples" in (self.path.parent.name, self.path.parent.parent.name)
+        return self.path.parent.name == "examples"
 
 
 def program_folders(start: Path) -> list[Path]:
     """bpf/ of the project around `start`, then what comes with the lab."""
     return [find_project(start) / "bpf", shipped_bpf()]
+
+
+def example_folder(start: Path) -> Path:
+    """The ladder of small programs, in a checkout of the lab; other projects may have one too."""
+    return find_project(start) / "examples"
 
 
 def programs_in(folders: Iterable[Path]) -> list[Source]:

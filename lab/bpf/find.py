@@ -19,8 +19,9 @@ def find(source: str | os.PathLike[str], near: Path | None = None) -> Path:
     """The source or object of a program; LoadError, with stems that look alike, when there is none.
 
     A path (it has a slash or an ending) is taken from the working directory, then from `near`. A stem is looked for as
-    bpf/<stem>.bpf.c, then <stem>.bpf.c, and the same with .bpf.o: in `near` and the folders above it up to the root of
-    the project, then so from the working directory, and last among the programs that come with the lab.
+    bpf/<stem>.bpf.c, <stem>.bpf.c and examples/<stem>.bpf.c, each with .bpf.o too: in `near` and the folders above it
+    up to the root of the project, then so from the working directory, and last among the programs that come with the
+    lab.
     """
     text = os.fspath(source)
     if text.endswith(ENDINGS) or os.sep in text:
@@ -58,7 +59,7 @@ def _folders(near: Path | None) -> Iterator[Path]:
     seen: set[Path] = set()
     for start in (near, Path.cwd()):
         for folder in _upwards(start) if start is not None else ():
-            for place in (folder / "bpf", folder):
+            for place in (folder / "bpf", folder, folder / "examples"):
                 if place not in seen:
                     seen.add(place)
                     yield place

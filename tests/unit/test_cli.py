@@ -79,8 +79,35 @@ def test_list_in_a_pipe_is_plain_columns(project: Path, capsys: pytest.CaptureFi
     heading, *lines = capsys.readouterr().out.splitlines()
     assert heading.split() == ["program", "hook", "what", "it", "does"]
     [line] = [line for line in lines if line.startswith("drop_dns")]
-    assert line.split("  ")[-1] == "drops what goes to port 53"
+    assert line.split("  ")[-1].strip() == "drops what goes to port 53"
     assert "\x1b" not in line
+
+
+def test_list_groups_by_hook_and_keeps_examples_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A program of two hooks is among those of several; an example is under its own heading, the last."""
+    (project / "examples").mkdir()
+    (project / "examples" / "01_drop.bpf.c").write_text(DROP_DNS.replace("drop_dns", "01_drop"))
+    run(["list", "--json"])
+
+    groups = {program["stem"]: program["group"] for program in json.loads(capsys.readouterr().out)}
+    assert (groups["drop_dns"], groups["xdp_filter"], groups["tc_redirect_port"]) == ("several hooks", "xdp", "tc")
+    assert list(groups.items())[-1] == ("01_drop", "examples")
+
+
+def test_help_lists_programs_with_a_view(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A companion's text says so; it is not imported, so this one's error is not met."""
+    (project / "bpf" / "drop_dns.py").write_text("raise SystemExit\n\ndef view(program):\n    pass\n")
+
+    assert run(["--help"]) == 0
+    said = capsys.readouterr().out
+    assert "drops what goes to port 53" in said
+    assert "attached and shown live" in said
+
+
+def test_a_word_that_looks_like_a_program_is_met_with_it(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of commands and programs, the nearest."""
+    assert run(["drop_dsn", "--once"]) == 2
+    assert "Did you mean drop_dns?" in capsys.readouterr().err
 
 
 def test_a_file_of_the_project_goes_before_a_shipped_one(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
