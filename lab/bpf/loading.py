@@ -228,13 +228,17 @@ class _Loading:
     def _assemble(self, chosen: Mapping[str, ObjectProgram], load_ms: float) -> Program:
         maps = Maps(self._maps())
         places = {name: place for name, (_, place) in self._variables((*VARIABLES, KNOBS)).items()}
-        loaded = Loaded(str(self.file.path), self.stem, maps, Globals(places), self.object.close, self.again)
+        kept = Globals(places)
+        loaded = Loaded(str(self.file.path), self.stem, maps, kept, self.object.close, self.again, self._code)
         for name, each in chosen.items():
             facts = self._facts(each, load_ms, tuple(maps))
             loaded.programs[name] = Program(loaded, each.fd, facts, each.expected_attach_type)
         if len(chosen) == 1:
             return next(iter(loaded.programs.values()))
         return loaded.programs.get(self.stem) or Program(loaded, -1, None)
+
+    def _code(self, program: str) -> bytes:
+        return self.object.programs[program].code
 
     def _facts(self, program: ObjectProgram, load_ms: float, maps: tuple[str, ...]) -> Facts:
         info = bpf.object_info(program.fd)

@@ -62,6 +62,8 @@ class Loaded:
     release: Callable[[], None]
     again: Callable[[str], Program] | None = None
     """Loads the program of that name once more; None for those that BCC loaded."""
+    code: Callable[[str], bytes] | None = None
+    """The instructions of the program of that name; None for those that BCC loaded."""
     programs: dict[str, Program] = field(default_factory=dict)
     closed: bool = False
 
@@ -189,6 +191,16 @@ class Program:
         if self._loaded.again is None:
             raise LoadError(f"load {self.name} again: BCC keeps no object of it", mend="bpf.load a .bpf.c instead")
         return self._loaded.again(self.name)
+
+    @property
+    def code(self) -> bytes:
+        """Its instructions as the kernel was given them: relocated, with the object's descriptors of its maps.
+
+        LoadError for a program that BCC loaded.
+        """
+        if self._loaded.code is None or self.fd < 0:
+            raise LoadError(f"read the code of {self.name}: BCC keeps none of it", mend="bpf.load a .bpf.c instead")
+        return self._loaded.code(self.name)
 
     def close(self) -> None:
         """Closes the whole object, its other programs and maps too; attachments live on their own."""

@@ -46,6 +46,11 @@ class ObjectProgram:
         return int(libbpf.library().bpf_program__insn_cnt(self.handle))
 
     @property
+    def code(self) -> bytes:
+        """Once it is loaded: what the kernel was given, relocated, with the functions that it calls behind it."""
+        return ctypes.string_at(libbpf.library().bpf_program__insns(self.handle), self.instructions * 8)
+
+    @property
     def fd(self) -> int:
         """Its descriptor, once it is loaded; the object closes it."""
         return int(libbpf.library().bpf_program__fd(self.handle))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from lab.kernel import bpf
 
 PROG_LOAD = 5
+FUNCTION_BYTES = 8
 
 
 def instruction(code: int, *, dst: int = 0, src: int = 0, offset: int = 0, immediate: int = 0) -> bytes:
@@ -31,13 +32,21 @@ class TinyProgram:
     flags: int = 0
     name: str = ""
     attach_btf_id: int = 0
+    btf_fd: int = 0
+    functions: bytes = b""
+    """struct bpf_func_info of each function: where it starts, and its type in the BTF of `btf_fd`."""
 
     def load(self) -> int:
         """The descriptor of the new program, licensed GPL; OSError when the kernel refuses."""
         code = ctypes.create_string_buffer(self.instructions, len(self.instructions))
         terms = ctypes.create_string_buffer(b"GPL")
-        count = len(self.instructions) // 8
+        functions = ctypes.create_string_buffer(self.functions, len(self.functions) or 1)
+        count, function_count = len(self.instructions) // 8, len(self.functions) // FUNCTION_BYTES
         where = (ctypes.addressof(code), ctypes.addressof(terms))
         head = struct.pack("=IIQQIIQII", self.type, count, *where, 0, 0, 0, 0, self.flags)
-        tail = struct.pack("=16sII36xI", self.name.encode()[:15], 0, self.expected_attach_type, self.attach_btf_id)
-        return bpf.bpf(PROG_LOAD, bytearray(head + tail))
+        types = (
+            (self.btf_fd, FUNCTION_BYTES, ctypes.addressof(functions), function_count) if function_count else (0,) * 4
+        )
+        named = struct.pack("=16sII", self.name.encode()[:15], 0, self.expected_attach_type)
+        tail = struct.pack("=IIQI16xI", *types, self.attach_btf_id)
+        return bpf.bpf(PROG_LOAD, bytearray(head + named + tail))
