@@ -6,7 +6,7 @@ redirector.exempt(proxy_group)                                 # the proxy's own
 redirector.redirect("198.51.100.0/24", port=80)                # at any time, while it runs
 with attached(program, clients=group, proxy=proxy_group): ...
 
-Run as a script it is a proxy for TCP and UDP that needs neither root nor the lab: it asks getsockopt(SO_ORIGINAL_DST).
+Run as a script it is a proxy for TCP and UDP that needs no privileges: it asks getsockopt(SO_ORIGINAL_DST).
 
     python bpf/cgroup_redirect_connect.py 15001 15010 8 127.0.0.1 ::1
 """
@@ -28,6 +28,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from pathlib import Path
 from typing import Any
+
+from lab.errors import LabError
 
 PROTOCOLS = {"tcp": socket.IPPROTO_TCP, "udp": socket.IPPROTO_UDP}
 UDP_PORTS = 8
@@ -147,6 +149,7 @@ def _plain(address: IPv6Address) -> str:
 
 # ---- For a person: lab cgroup_redirect_connect ----
 
+LOOPBACK = ("127.0.0.1", "::1")
 DESTINATION = re.compile(r"(?:(tcp|udp)/)?(?:\[(.+)\]|([^\[\]:]+))(?::(\d+))?")
 
 
@@ -154,7 +157,7 @@ def load(
     bpf: Any,
     *,
     to: tuple[str, ...] = (),
-    via: tuple[str, ...] = ("127.0.0.1", "::1"),
+    via: tuple[str, ...] = (),
     tcp_port: int = 15001,
     udp_port: int = 15010,
     exempt: tuple[Path, ...] = (),
@@ -163,15 +166,15 @@ def load(
     """Loads it with its rules.
 
     Options:
-        to: what is redirected: 198.51.100.0/24, tcp/198.51.100.7:80, udp/[2001:db8::]/32 in brackets with a port
-        via: the proxy's addresses
+        to: what is redirected: 198.51.100.0/24, tcp/198.51.100.7:80, udp/[2001:db8::/32]:53
+        via: the proxy's addresses; 127.0.0.1 and ::1 if not said
         tcp_port: where it listens for TCP
         udp_port: the first of the eight ports where it listens for UDP
         exempt: cgroup whose processes are left alone
     """
     program = bpf.load("cgroup_redirect_connect", **knobs)
     redirector = Redirector(program)
-    families = {ip_address(each).version: each for each in via}
+    families = {ip_address(each).version: each for each in via or LOOPBACK}
     redirector.send_to(families.get(4, ""), families.get(6, ""), tcp=tcp_port, udp=udp_port)
     for each in to:
         for protocol, prefix, port in destinations(each):
@@ -182,53 +185,64 @@ def load(
 
 
 def destinations(text: str) -> list[tuple[str, str, int]]:
-    """Protocol, prefix and port (0: any) of each rule that a text stands for; ValueError.
+    """Protocol, prefix and port (0: any) of each rule that a text stands for; LabError.
 
     >>> destinations("tcp/198.51.100.0/24:80")
     [('tcp', '198.51.100.0/24', 80)]
     """
     found = DESTINATION.fullmatch(text)
-    if not found:
-        raise ValueError(f"{text}: write 198.51.100.0/24, tcp/198.51.100.7:80 or udp/[2001:db8::/32]:53")
-    protocol, bracketed, plain, port = found.groups()
-    prefix = str(ip_network(bracketed or plain))
+    try:
+        if not found:
+            raise ValueError("no destination")
+        protocol, bracketed, plain, port = found.groups()
+        prefix = str(ip_network(bracketed or plain))
+    except ValueError as error:
+        mend = "198.51.100.0/24, tcp/198.51.100.7:80 or udp/[2001:db8::/32]:53"
+        raise LabError(f"redirect {text}: {error}", mend=mend) from error
     return [(each, prefix, int(port or 0)) for each in ([protocol] if protocol else PROTOCOLS)]
 
 
-def view(program: Any, *, serve: bool = False) -> Iterator[Any]:
-    """The redirected sockets, the rules, and what was decided.
+def attach(program: Any, place: Any, *, serve: bool = False) -> Iterator[Any]:
+    """All hooks on one cgroup.
 
     Options:
-        serve: also runs the proxy that comes with it, for as long as this is shown
+        serve: also runs the proxy that comes with it, exempt, until all is taken back
     """
-    with ExitStack() as stack:
-        if serve:
-            stack.enter_context(_served(program))
-        while True:
-            yield _tables(program)
+    if serve:
+        yield from _serve_on(program, place)
+    for each in program.programs.values():
+        yield from place.attach(each)
 
 
-@contextmanager
-def _served(program: Any) -> Iterator[None]:
-    """The proxy in a cgroup of its own, which is exempt."""
+def _serve_on(program: Any, place: Any) -> Iterator[Any]:
+    """The proxy, in a cgroup of its own, which may lie outside of the clients'; and what answers it there."""
+    from lab.bpf.attachment import Attachment
+    from lab.kernel import process
     from lab.kernel.cgroup import Cgroup
 
     entry = program.maps["proxy"][0]
     addresses = [_plain(each) for each in (entry.address4, entry.address6) if int(each)]
-    with Cgroup() as group:
-        program.maps["exempt"][os.fstat(group.cgroup_fd).st_ino] = 1
-        with group.entered():
-            child = subprocess.Popen(
-                proxy_command(addresses, entry.tcp_port, entry.udp_port), stdout=subprocess.DEVNULL
-            )
-        try:
-            yield
-        finally:
-            child.terminate()
-            child.wait()
+    command = proxy_command(addresses, entry.tcp_port, entry.udp_port)
+    undo = ExitStack()
+    group = undo.enter_context(Cgroup())
+    program.maps["exempt"][os.fstat(group.cgroup_fd).st_ino] = 1
+    with group.entered():
+        child = process.spawn(place.netns.netns_fd, command, stdout=subprocess.PIPE)
+    undo.callback(process.kill, child)
+    with child.stdout as said:
+        is_ready = said.readline()
+    if not is_ready:
+        undo.close()
+        raise LabError(
+            f"serve: the proxy ended with {child.returncode}", mend="--tcp-port and --udp-port that are free"
+        )
+    how = f"TCP {entry.tcp_port}, UDP {entry.udp_port} and the next {entry.udp_ports - 1}, process {child.pid}"
+    yield Attachment("the proxy", " and ".join(addresses), how, {}, undo)
+    yield program.programs[FOR_PROXY].attach(group)
 
 
-def _tables(program: Any) -> list[Any]:
+def view(program: Any) -> list[Any]:
+    """The redirected sockets, the rules, and what was decided."""
     from lab.model.table import Table
 
     now_ns = time.monotonic_ns()
@@ -289,7 +303,13 @@ def original(connected: socket.socket) -> tuple[str, int]:
 
 def say(protocol: str, client: Any, wanted: Any, error: str = "") -> None:
     """A line for each flow."""
-    print(json.dumps({"protocol": protocol, "client": client[:2], "original": wanted, "error": error}), flush=True)
+    tell({"protocol": protocol, "client": client[:2], "original": wanted, "error": error})
+
+
+def tell(line: dict[str, Any]) -> None:
+    """To standard output, if anybody reads it."""
+    with suppress(BrokenPipeError):
+        os.write(1, json.dumps(line).encode() + b"\n")
 
 
 async def carry(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -419,7 +439,7 @@ async def serve(tcp: int, udp: int, udp_ports: int, addresses: list[str]) -> Non
     for address in addresses:
         for port in range(udp, udp + udp_ports):
             doors.open(address, port)
-    print(json.dumps({"ready": True}), flush=True)
+    tell({"ready": True})
     await asyncio.gather(*(server.serve_forever() for server in servers))
 
 

@@ -18,6 +18,7 @@ import pytest
 
 from lab import Topology
 from lab.bpf.companion import companion
+from lab.errors import LabError
 from lab.kernel.cgroup import Cgroup
 from lab.wait import wait_until
 
@@ -363,7 +364,7 @@ def test_a_ninth_peer_takes_the_place_of_the_first(place, net):
 
 
 def test_a_socket_that_connects_elsewhere(place, net):
-    """A UDP socket first connects to what is redirected, then to what is not: its peer is the second."""
+    """A UDP socket connects to what is redirected, then to what is not, then to the proxy: the last is its peer."""
     place.redirect_all()
     place.rules.direct("198.51.100.2", protocol="udp")
     place.attach()
@@ -375,7 +376,10 @@ def test_a_socket_that_connects_elsewhere(place, net):
     disconnect(client)
     client.connect(("198.51.100.2", 53))
     assert client.getpeername() == ("198.51.100.2", 53)
-    place.counted(REDIRECTED=1, DIRECT=1)
+    disconnect(client)
+    client.connect(("127.0.0.1", UDP))
+    assert client.getpeername() == ("127.0.0.1", UDP)
+    place.counted(REDIRECTED=1, DIRECT=2)
 
 
 def disconnect(client: socket.socket) -> None:
@@ -515,3 +519,24 @@ def test_a_long_answer_of_getsockopt_stays_whole(place, net):
     libc, buffer, size = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(65536), ctypes.c_uint32(65536)
     done = libc.getsockopt(client.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, buffer, ctypes.byref(size))
     assert (done, size.value > 200) == (0, True)
+
+
+TEXTS: dict[str, list[tuple[str, str, int]]] = {
+    "198.51.100.0/24": [("tcp", "198.51.100.0/24", 0), ("udp", "198.51.100.0/24", 0)],
+    "tcp/198.51.100.7:80": [("tcp", "198.51.100.7/32", 80)],
+    "udp/[2001:db8::/32]:53": [("udp", "2001:db8::/32", 53)],
+    "[::1]": [("tcp", "::1/128", 0), ("udp", "::1/128", 0)],
+}
+
+
+@pytest.mark.parametrize(("text", "meant"), TEXTS.items(), ids=TEXTS.keys())
+def test_a_destination_as_a_person_writes_it(text, meant):
+    """Protocol, prefix and port; without a protocol both, without a port any."""
+    assert redirect.destinations(text) == meant
+
+
+@pytest.mark.parametrize("text", ("example.com", "198.51.100.7/24", "2001:db8::1:80:", "sctp/198.51.100.7", ""))
+def test_what_is_no_destination_is_refused(text):
+    """With a sentence that shows how to write one."""
+    with pytest.raises(LabError, match=r"198\.51\.100\.0/24"):
+        redirect.destinations(text)
