@@ -22,7 +22,7 @@ STEMS              := $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c))
 PROGRAM_BENCHMARKS := $(wildcard $(STEMS:%=benchmarks/bench_%.py))
 LAB_BENCHMARKS     := $(filter-out $(PROGRAM_BENCHMARKS),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios bench bench-lab report doctor \
+.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples bench bench-lab report doctor \
 	lint lint-python lint-c format lock wheel clean distclean
 
 help: ## this list
@@ -32,17 +32,20 @@ help: ## this list
 
 setup: $(READY) ## install what is missing: Debian packages, the virtual environment
 
-test: need-root $(READY) ## the harness's own tests and all scenarios
-	@$(PYTEST) -p no:randomly tests scenarios $(PYTEST_ARGS)
+test: need-root $(READY) ## the harness's own tests, all scenarios and the examples
+	@$(PYTEST) -p no:randomly tests scenarios examples $(PYTEST_ARGS)
 
 test-shuffled: need-root $(READY) ## the same in random order; SEED=1234 repeats one
-	@$(PYTEST) --randomly-seed=$(SEED) tests scenarios $(PYTEST_ARGS)
+	@$(PYTEST) --randomly-seed=$(SEED) tests scenarios examples $(PYTEST_ARGS)
 
 test-parallel: need-root $(READY) ## the same by two workers
-	@$(PYTEST) -p no:randomly -n 2 tests scenarios $(PYTEST_ARGS)
+	@$(PYTEST) -p no:randomly -n 2 tests scenarios examples $(PYTEST_ARGS)
 
 scenarios: need-root $(READY) ## what each program promises
 	@$(PYTEST) -p no:randomly scenarios $(PYTEST_ARGS)
+
+examples: need-root $(READY) ## the ladder of small programs, each with what proves it
+	@$(PYTEST) -p no:randomly examples $(PYTEST_ARGS)
 
 bench: need-root $(READY) ## scenarios and benchmarks of the programs, and reports/index.html
 	@status=0

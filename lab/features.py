@@ -214,6 +214,7 @@ FEATURES = _by_name(
         Feature("bpf_stats", "run time of live programs", "Linux 5.8", "a newer kernel", probe_bpf.bpf_stats),
         Feature("batch", "maps read and written by batch", "Linux 5.6", "a newer kernel", probe_bpf.batch),
         Feature("bloom", "bloom filters", "Linux 5.16", "a newer kernel", probe_bpf.bloom),
+        Feature("dynptr_xdp", "frames read through a dynptr", "Linux 6.4", "a newer kernel", probe_bpf.dynptr_xdp),
         _device("vlan", "", "CONFIG_VLAN_8021Q", "VLAN interfaces in a topology"),
         _device("vxlan", "Linux 3.7", "CONFIG_VXLAN", "VXLAN tunnels in a topology"),
         _device("bridge", "", "CONFIG_BRIDGE", "Linux bridges in a topology"),

@@ -132,12 +132,12 @@ def pytest_runtest_makereport(
 
 
 def _about(item: pytest.Item) -> dict[str, str] | None:
-    """Kind, program and title of a test whose result is stored: those below scenarios/ and benchmarks/.
+    """Kind, program and title of a test whose result is stored: those below scenarios/, benchmarks/ and examples/.
 
     A project that has neither folder stores every test that uses a fixture of the lab.
     """
     root = item.config.rootpath
-    inside = {"scenarios", "benchmarks"} & set(item.path.parts[len(root.parts) :])
+    inside = {"scenarios", "benchmarks", "examples"} & set(item.path.parts[len(root.parts) :])
     if not inside and ((root / "scenarios").exists() or not FIXTURES & set(getattr(item, "fixturenames", ()))):
         return None
     kind, _, stem = item.path.stem.partition("_")

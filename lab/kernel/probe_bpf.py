@@ -51,6 +51,16 @@ def bloom(_scratch: Scratch) -> None:
         pass
 
 
+def dynptr_xdp(_scratch: Scratch) -> None:
+    """The kfunc that makes a dynptr of an XDP frame, by its name in the kernel's types."""
+    try:
+        there = b"\0bpf_dynptr_from_xdp\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+    except FileNotFoundError:
+        raise Absent("the kernel has no BTF") from None
+    if not there:
+        raise Absent("no function bpf_dynptr_from_xdp")
+
+
 def batch(_scratch: Scratch) -> None:
     """BPF_MAP_UPDATE_BATCH on a hash map."""
     with made(MapSpec(HASH, 4, 4, 1)) as table, absent_on(errno.EINVAL, errno.EOPNOTSUPP, ENOTSUPP):
