@@ -36,6 +36,7 @@ from lab.bpf.program import Facts, Loaded, Maps, Program
 from lab.errors import BuildError, FeatureMissing, LoadError, NeedsRoot, VerifierError
 from lab.kernel import bpf, libbpf, mounts
 from lab.model.journal import note
+from lab.project import shipped_bpf
 
 BTF_GET_FD_BY_ID = 19
 STATISTICS, WHOLE_LOG = 4, 5
@@ -85,7 +86,8 @@ def load(
     """
     text, path = _text(source)
     hook = _hook(fn, section or _section_of(fn))
-    module = _compile(text, path, [*cflags, *(f"-D{name}={_macro(value)}" for name, value in macros.items())])
+    defined = (f"-D{name}={_macro(value)}" for name, value in macros.items())
+    module = _compile(text, path, [*cflags, *defined, *_include_flags(path)])
     try:
         stem = fn if path == TEXT else Path(path).name.partition(".")[0]
         loaded = Loaded(path, stem, Maps(), Globals({}), lambda: _release(module))
@@ -106,6 +108,12 @@ def _text(source: str | os.PathLike[str]) -> tuple[str, str]:
         return Path(source).read_text(encoding="utf-8"), os.fspath(source)
     except OSError as error:
         raise BuildError(f"load {os.fspath(source)}: {error.strerror}", mend="a path, or the C text itself") from error
+
+
+def _include_flags(path: str) -> list[str]:
+    """The lab's headers, and the text's own: include/bcc/ has what stands in for libbpf's beside BCC's."""
+    folders = [shipped_bpf()] if path == TEXT else [Path(path).resolve().parent, shipped_bpf()]
+    return [f"-I{folder}/{include}" for folder in folders for include in ("include/bcc", "include")]
 
 
 def _macro(value: Any) -> str:

@@ -37,7 +37,7 @@ def takes_any(function: Callable[..., Any]) -> bool:
 
 
 def _parameters(function: Callable[..., Any]) -> list[inspect.Parameter]:
-    every = inspect.signature(function, eval_str=True).parameters.values()
+    every = inspect.signature(function).parameters.values()
     return [each for each in every if each.kind is each.KEYWORD_ONLY and each.default is not each.empty]
 
 
@@ -58,6 +58,8 @@ def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> click
 def _kind(function: Callable[..., Any], parameter: inspect.Parameter) -> tuple[Any, bool]:
     """The type of one value, and whether there may be several."""
     said = parameter.annotation if parameter.annotation is not parameter.empty else type(parameter.default)
+    if isinstance(said, str):  # this one alone: the others may name what is imported for the type checker only
+        said = eval(said, function.__globals__)
     if get_origin(said) in (Union, UnionType):
         said = next(each for each in get_args(said) if each is not type(None))
     many = get_origin(said) in (tuple, list)
