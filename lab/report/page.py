@@ -38,12 +38,13 @@ class Page:
 
     stored: Stored
     programs: tuple[Program, ...]
+    examples: tuple[Program, ...]
     others: tuple[Program, ...]
 
     @cached_property
     def everything(self) -> tuple[Program, ...]:
-        """Programs first, then the lab's own benchmarks."""
-        return self.programs + self.others
+        """Programs first, then examples, then the lab's own benchmarks."""
+        return self.programs + self.examples + self.others
 
     @property
     def newest(self) -> Header | None:
@@ -144,8 +145,9 @@ def page_of(stored: Stored) -> Page:
     )
     return Page(
         stored,
-        tuple(program for program in programs if program.is_program),
-        tuple(program for program in programs if not program.is_program),
+        tuple(program for program in programs if program.is_program and not program.is_example),
+        tuple(program for program in programs if program.is_example),
+        tuple(program for program in programs if not program.is_program and not program.is_example),
     )
 
 
@@ -162,6 +164,7 @@ def verdict_line(page: Page) -> str:
         return f"{count(len(page.benchmarks), 'benchmark')} and no scenario" if page.benchmarks else "No results yet"
     passed = sum(test.outcome == "passed" for test in page.scenarios)
     of = f"{count(len(page.scenarios), 'scenario')} of {count(len(page.programs), 'program')}"
+    of += f" and {count(len(page.examples), 'example')}" if page.examples else ""
     return f"All {of} passed" if passed == len(page.scenarios) else f"{plain(passed)} of {of} passed, none failed"
 
 

@@ -100,6 +100,17 @@ def test_all_passed_says_so_and_counts(tmp_path: Path) -> None:
     assert "All 6 scenarios of 2 programs passed" in page_of(tmp_path, run).text
 
 
+def test_examples_stand_behind_the_programs(tmp_path: Path) -> None:
+    """What was run below examples/ is marked as such, follows the programs, and is counted apart from them."""
+    example = sample.scenario("01_first", nodeid="examples/test_01_first.py::test_x")
+
+    page = page_of(tmp_path, sample.run_of(example, sample.scenario("zebra")))
+
+    assert "All 2 scenarios of 1 program and 1 example passed" in page.text
+    assert "example, 1 passed" in page.text
+    assert page.text.index("zebra") < page.text.index("01_first")
+
+
 def test_variants_that_fail_alike_are_one_line(tmp_path: Path) -> None:
     """Three failed variants of four are named once at the head, and only the first of them stands open."""
     run = sample.run_of(
