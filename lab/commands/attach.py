@@ -9,7 +9,8 @@ import click
 
 from lab.host import seen
 from lab.host.companion_options import options_of
-from lab.host.options import Stopped, knob_parameter, opened, place_parameters, until_told_to_stop
+from lab.host.options import Stopped, knob_parameter, opened, place_parameters, program_parameter, until_told_to_stop
+from lab.host.place import Place
 from lab.host.subject import Subject, attached, find_subject
 
 HELP = "Loads a program, attaches it, and detaches it at Ctrl-C."
@@ -48,7 +49,7 @@ class AttachGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The options are the same for all: they are shown instead."""
         with formatter.section("Options of every program"):
-            rows = [each.get_help_record(ctx) for each in (*place_parameters(), knob_parameter())]
+            rows = [each.get_help_record(ctx) for each in (*place_parameters(), knob_parameter(), program_parameter())]
             formatter.write_dl([row for row in rows if row])
 
 
@@ -57,20 +58,21 @@ def attach_command(subject: Subject, named: str) -> click.Command:
     functions = [each for each in map(subject.function, ("load", "attach")) if each]
 
     def run(**values: Any) -> None:
-        knobs = values.pop("knobs")
+        wishes = {"knobs": values.pop("knobs"), "only": values.pop("only")}
         with until_told_to_stop(), opened(values) as place:
-            _stay(subject, named, place, knobs, values)
+            _stay(subject, place, {**wishes, "options": values})
 
     return click.Command(
         named,
-        params=[*place_parameters(), knob_parameter(), *options_of(functions)],
+        params=[*place_parameters(), knob_parameter(), program_parameter(), *options_of(functions)],
         callback=run,
         help=HELP,
     )
 
 
-def _stay(subject: Subject, named: str, place: Any, knobs: dict[str, str], options: dict[str, Any]) -> None:
-    with attached(named, place, knobs=knobs, options=options, told=tell) as program:
+def _stay(subject: Subject, place: Place, wishes: dict[str, Any]) -> None:
+    options = wishes["options"]
+    with attached(subject.source or subject.stem, place, told=tell, **wishes) as program:
         try:
             click.echo("Ctrl-C detaches it.")
             while True:

@@ -14,7 +14,15 @@ from lab.commands.attach import tell
 from lab.errors import LoadError
 from lab.host import seen, showing
 from lab.host.companion_options import options_of
-from lab.host.options import Stopped, knob_parameter, opened, place_parameters, seconds, until_told_to_stop
+from lab.host.options import (
+    Stopped,
+    knob_parameter,
+    opened,
+    place_parameters,
+    program_parameter,
+    seconds,
+    until_told_to_stop,
+)
 from lab.host.subject import CALLED, Subject, attached, find_subject
 from lab.program_list import header_part, read_companion, read_source
 
@@ -34,7 +42,13 @@ def showing_command(subject: Subject) -> click.Command:
     functions = [each for each in map(subject.function, CALLED) if each]
     return click.Command(
         subject.stem,
-        params=[*options_of(functions), *_showing_parameters(subject), *place_parameters(), knob_parameter()],
+        params=[
+            *options_of(functions),
+            *_showing_parameters(subject),
+            *place_parameters(),
+            knob_parameter(),
+            program_parameter(),
+        ],
         callback=lambda **values: _run(subject, values),
         help=_about(subject),
         epilog=_knobs(subject),
@@ -62,11 +76,11 @@ def _showing_parameters(subject: Subject) -> list[click.Option]:
 
 def _run(subject: Subject, values: dict[str, Any]) -> None:
     every_s, once, for_s, as_json = (values.pop(name) for name in ("every", "once", "for_s", "as_json"))
-    events, knobs = values.pop("events", False), values.pop("knobs")
+    events, knobs, only = values.pop("events", False), values.pop("knobs"), values.pop("only")
     with (
         until_told_to_stop(),
         opened(values) as place,
-        attached(subject.source or subject.stem, place, knobs=knobs, options=values, told=tell) as program,
+        attached(subject.source or subject.stem, place, knobs=knobs, only=only, options=values, told=tell) as program,
     ):
         until = time.monotonic() + (every_s if once else for_s or math.inf)
         with suppress(Stopped):

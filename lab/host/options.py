@@ -67,6 +67,13 @@ def place_parameters() -> list[click.Option]:
     ]
 
 
+def program_parameter() -> click.Option:
+    """--program, whose value is a tuple of names."""
+    return click.Option(
+        ["--program", "only"], multiple=True, metavar="NAME", help="Of an object with several programs, this one."
+    )
+
+
 def knob_parameter() -> click.Option:
     """--knob, whose value is a dict of texts."""
     return click.Option(

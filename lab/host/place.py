@@ -89,11 +89,12 @@ class Place:
             return [None]
         raise _missing_error(program, f"a program of type {program.type} needs more than a place", "write an attach()")
 
-    def check(self, programs: Iterable[Program]) -> None:
+    def check(self, programs: Sequence[Program]) -> None:
         """LabError before anything is attached, if something is missing for a program, or was named for none."""
         from lab.bpf.attachment import HOOKS
 
         hooks, asking = set(), False
+        self._check_room([each for each in programs if each.type == "xdp"])
         for program in programs:
             self.targets(program)
             hooks.add(HOOKS.get(program.type, ""))
@@ -108,6 +109,13 @@ class Place:
         ):
             if given and not used:
                 raise LabError(f"{option} means nothing to {_hooks_of(programs)}", mend="leave it out")
+
+    @staticmethod
+    def _check_room(programs: Sequence[Program]) -> None:
+        """An interface has room for one XDP program; those that are called by it are not attached."""
+        if len(programs) > 1:
+            names = ", ".join(each.name for each in programs)
+            raise LabError(f"attach {programs[0].stem}: which of its XDP programs?", mend=f"--program, of {names}")
 
     def _attach_to(self, program: Program, target: Any) -> Attachment:
         if program.type == "xdp":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -69,11 +69,13 @@ class Subject:
             )
         return bpf.load(self.source, **values)
 
-    def attach(self, program: Program, place: Place, options: Options) -> Iterable[Attachment]:
-        """By the companion's `attach`, or each program where its section says."""
-        if self.function("attach"):
+    def attach(
+        self, program: Program, place: Place, options: Options, only: Sequence[str] = ()
+    ) -> Iterable[Attachment]:
+        """By the companion's `attach`, or each program where its section says; `only` names some of the object's."""
+        if self.function("attach") and not only:
             return self.call("attach", program, place, options=options)  # type: ignore[no-any-return]
-        entries = entry_programs(program)
+        entries = named_programs(program, only) if only else entry_programs(program)
         place.check(entries)
         return (attachment for each in entries for attachment in place.attach(each))
 
@@ -84,6 +86,15 @@ def entry_programs(program: Program) -> list[Program]:
     if len(every) == 1:
         return list(every.values())
     return [every[program.stem]] if program.stem in every else list(every.values())
+
+
+def named_programs(program: Program, names: Sequence[str]) -> list[Program]:
+    """Those of the object's programs; LoadError, with the names that there are, for one that it does not have."""
+    for name in names:
+        if name not in program.programs:
+            there = ", ".join(program.programs)
+            raise LoadError(f"attach {program.stem}: there is no program {name!r}", mend=f"there are {there}")
+    return [program.programs[name] for name in names]
 
 
 def find_subject(named: str | os.PathLike[str]) -> Subject:
@@ -120,16 +131,17 @@ def attached(
     *,
     knobs: Mapping[str, str] | None = None,
     options: Options | None = None,
+    only: Sequence[str] = (),
     told: Callable[[Attachment], None] = lambda attachment: None,
 ) -> Iterator[Program]:
     """Loads a program and attaches it to the place; all is taken back at the end of the block, the newest first.
 
-    `told` hears of each attachment as it is made.
+    `only` names programs of the object, where not all are meant. `told` hears of each attachment as it is made.
     """
     subject = find_subject(named)
     with Loader() as bpf, ExitStack() as undo:
         program = subject.load(bpf, knobs or {}, options or {})
-        for attachment in subject.attach(program, place, options or {}):
+        for attachment in subject.attach(program, place, options or {}, only):
             undo.callback(attachment.detach)
             told(attachment)
         yield program

@@ -247,6 +247,36 @@ def test_bad_input_is_a_sentence(net: Any, project: Path, words: tuple[str, ...]
     assert telling in refused(net, project, "attach", *words)
 
 
+TWO = """\
+// SPDX-License-Identifier: GPL-2.0-only
+/* two_ways: passes, or drops. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+SEC("xdp")
+int let_through(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+SEC("xdp")
+int drop(struct xdp_md *ctx)
+{
+	return XDP_DROP;
+}
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def test_one_of_several_programs(net: Any, project: Path) -> None:
+    """Two XDP programs have no room on one interface: --program says which; a wrong name is met with those there."""
+    (project / "bpf" / "two_ways.bpf.c").write_text(TWO)
+    assert "--program, of let_through, drop" in refused(net, project, "attach", "two_ways", "-i", "eth0")
+    assert "let_through, drop" in refused(net, project, "attach", "two_ways", "-i", "eth0", "--program", "dorp")
+
+    with door(net["server"], project, "attach", "two_ways", "-i", "eth0", "--program", "drop") as lab:
+        assert lab.attached().startswith("attached drop to eth0")
+        assert net.send(Stream.udp("client", "server", dst_port=9, count=3)).received == 0
+
+
 def test_knobs_are_read_by_their_type(net: Any, project: Path) -> None:
     """A port in hex and an address as text reach the program in wire order: it counts just that sender."""
     write(project, XDP, VIEW)
