@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from lab.commands.attach import tell
+from lab.bpf.record import Record
 from lab.errors import LoadError
 from lab.host import seen, showing
 from lab.host.companion_options import options_of
@@ -23,6 +24,7 @@ from lab.host.options import (
     seconds,
     until_told_to_stop,
 )
+from lab.host.plain import cell
 from lab.host.subject import CALLED, Subject, attached, find_subject
 from lab.program_list import header_part, read_companion, read_source
 
@@ -110,9 +112,13 @@ def _events(subject: Subject, program: Any, values: dict[str, Any]) -> Iterator[
 def _watch(events: Iterator[Any], until: float, as_json: bool) -> None:
     for event in events:
         if event is not None:
-            showing.show_json(event) if as_json else showing.show(str(event))
+            showing.show_json(event) if as_json else showing.show(_line(event))
         if time.monotonic() >= until:
             return
+
+
+def _line(event: Any) -> str:
+    return cell(event) if isinstance(event, Record) else str(event)
 
 
 def _show_once(subject: Subject, program: Any, values: dict[str, Any], as_json: bool) -> None:

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from enum import Enum
+from ipaddress import IPv6Address
 from typing import Any
 
 from lab.bpf.record import PerCpu, Record
 
 
 def plain(value: Any) -> Any:
-    """For json.dumps: records and dataclasses by field, enums by name, per-CPU values summed, bytes in hex."""
+    """For json.dumps: records and dataclasses by field, enums by name, per-CPU values summed, bytes in hex, mapped IPv4 as IPv4."""
     if isinstance(value, Record):
         return {name: plain(each) for name, each in value.named()}
     if is_dataclass(value) and not isinstance(value, type):
@@ -24,6 +25,8 @@ def plain(value: Any) -> Any:
         return {_key(key): plain(each) for key, each in value.items()}
     if isinstance(value, tuple | list | set | frozenset):
         return [plain(each) for each in value]
+    if isinstance(value, IPv6Address) and value.ipv4_mapped:
+        return str(value.ipv4_mapped)
     if isinstance(value, bytes | bytearray):
         return bytes(value).hex()
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)

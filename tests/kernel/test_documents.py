@@ -7,10 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from lab.bpf.loader import Loader
+from lab.errors import VerifierError
+
 pytest_plugins = ["pytester"]
 
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|c)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+
+DOCUMENTS = ["README.md", "docs/tutorial.md", "docs/design.md", "CONTRIBUTING.md", "examples/README.md"]
 
 
 def blocks(document: str) -> list[tuple[str, str]]:
@@ -45,9 +50,30 @@ def test_the_tutorials_scenarios_catch_what_it_says(pytester: pytest.Pytester) -
     pytester.runpytest_subprocess("scenarios").assert_outcomes(passed=6, failed=1)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", "docs/design.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize("document", DOCUMENTS)
 def test_links_lead_somewhere(document: str) -> None:
     """Every relative link names a file or folder of the project."""
     page = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), f"{document} links to {target}"
+
+
+def test_the_ladder_names_each_example_in_order() -> None:
+    """examples/README.md has a step for every program there, and no other."""
+    named = re.findall(r"^\d+\. \[`(\w+)`\]\(\1\.bpf\.c\)", (ROOT / "examples/README.md").read_text(), re.MULTILINE)
+    there = sorted(each.name.removesuffix(".bpf.c") for each in (ROOT / "examples").glob("*.bpf.c"))
+    assert named == there
+    assert all((ROOT / "examples" / f"test_{each}.py").is_file() for each in there)
+
+
+@pytest.mark.parametrize(
+    "program", re.findall(r"^load (\w+): the verifier", (ROOT / "examples/README.md").read_text(), re.M)
+)
+def test_the_ladder_shows_what_the_lab_says(bpf: Loader, program: str) -> None:
+    """The place, the line of C and the way out stand there word for word; the rest is the kernel's, which may change."""
+    with pytest.raises(VerifierError) as refused:
+        bpf.load(ROOT / "examples" / "25_rejections.bpf.c", program=program)
+
+    page = (ROOT / "examples/README.md").read_text()
+    assert "\n".join(refused.value.what.splitlines()[:2]) in page
+    assert f"  mend:   {refused.value.mend}" in page

@@ -165,6 +165,7 @@ class Colour(IntEnum):
         (PerCpu([Count((2, 120)), Count((1, 60))]), {"packets": 3, "bytes": 180}, "packets=3 bytes=180"),
         (Colour.RED, "RED", "RED"),
         (ipaddress.ip_address("::1"), "::1", "::1"),
+        (ipaddress.ip_address("::ffff:10.0.0.1"), "10.0.0.1", "10.0.0.1"),
         (b"\x01\xff", "01ff", "01ff"),
         ((1, 2), [1, 2], "[1, 2]"),
         (1234567, 1234567, "1234567"),
