@@ -10,8 +10,8 @@ from typing import Any
 
 import click
 
-from lab.commands.attach import tell
 from lab.bpf.record import Record
+from lab.commands.attach import tell
 from lab.errors import LoadError
 from lab.host import seen, showing
 from lab.host.companion_options import options_of

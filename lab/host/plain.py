@@ -12,7 +12,7 @@ from lab.bpf.record import PerCpu, Record
 
 
 def plain(value: Any) -> Any:
-    """For json.dumps: records and dataclasses by field, enums by name, per-CPU values summed, bytes in hex, mapped IPv4 as IPv4."""
+    """For json.dumps: records by field, enums by name, per-CPU values summed, bytes in hex, mapped IPv4 as IPv4."""
     if isinstance(value, Record):
         return {name: plain(each) for name, each in value.named()}
     if is_dataclass(value) and not isinstance(value, type):

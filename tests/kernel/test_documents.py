@@ -70,7 +70,7 @@ def test_the_ladder_names_each_example_in_order() -> None:
     "program", re.findall(r"^load (\w+): the verifier", (ROOT / "examples/README.md").read_text(), re.M)
 )
 def test_the_ladder_shows_what_the_lab_says(bpf: Loader, program: str) -> None:
-    """The place, the line of C and the way out stand there word for word; the rest is the kernel's, which may change."""
+    """The place, the line of C and the way out stand there word for word; the rest is the kernel's."""
     with pytest.raises(VerifierError) as refused:
         bpf.load(ROOT / "examples" / "25_rejections.bpf.c", program=program)
 
