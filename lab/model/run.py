@@ -34,7 +34,7 @@ class Result:
     type, instructions, verified_instructions, xlated_bytes, jited_bytes, stack_bytes, load_ms, maps};
     "attachment" {program, target, how}; "map_assertion" {map, matcher, expected, actual, held, waited_ms};
     "delivery" {stream, offered, received, lost, reordered, duplicated}; "verdict" {program, row, expected, actual};
-    "evidence" {title, text}.
+    "evidence" {title, text, svg (where there is a picture)}.
     """
 
     nodeid: str

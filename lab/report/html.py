@@ -18,6 +18,7 @@ import lab
 from lab.errors import StoreError
 from lab.model import statistics
 from lab.report.curves import arms, embedded, sample_limit
+from lab.report.drawing import safe_svg
 from lab.report.figures import metric_name, statistic_name
 from lab.report.measured import Measured, dots
 from lab.report.outcome import Test
@@ -99,6 +100,11 @@ def _json(data: Mapping[str, Any]) -> Markup:
     return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))
 
 
+def _drawing(svg: object) -> Markup:
+    """The picture of a note; nothing where it has none that is safe to show."""
+    return (safe_svg(svg) if isinstance(svg, str) else None) or Markup("")
+
+
 def _templates() -> Environment:
     from jinja2 import Environment, PackageLoader  # 60 ms, which `lab --help` need not pay
 
@@ -118,6 +124,7 @@ def _templates() -> Environment:
         loads=_loads,
         map_names=_map_names,
         diff=_diff,
+        drawing=_drawing,
         facts=environment_facts,
     )
     return templates

@@ -234,6 +234,17 @@ def test_text_of_a_run_stays_text(tmp_path: Path) -> None:
     assert carried["subject"] == HOSTILE
 
 
+def test_a_picture_in_the_evidence_is_shown(tmp_path: Path) -> None:
+    """The drawing of a note stands below its text, without what the report does not take."""
+    drawn = '<svg viewBox="0 0 10 10"><rect width="4" height="2" fill="#4c9f70" onclick="alert(1)"/></svg>'
+    result = sample.scenario("xdp_filter", "drawn", notes={"evidence": [{"title": "", "text": "words", "svg": drawn}]})
+    page = page_of(tmp_path, sample.run_of(result))
+
+    assert ("rect", {"width": "4", "height": "2", "fill": "#4c9f70"}) in [
+        (tag, dict(each)) for tag, each in page.elements
+    ]
+
+
 def test_nothing_is_asked_from_anywhere(tmp_path: Path) -> None:
     """No address on the page leads out of it: only fragments and embedded data."""
     page = page_of(tmp_path, sample.sample_run(1))
