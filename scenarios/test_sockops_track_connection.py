@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import select
 import socket
 import struct
 import subprocess
@@ -70,9 +71,15 @@ def connected(net: Any, ip: int = 4) -> Iterator[SimpleNamespace]:
 
 
 def transfer(sender: socket.socket, receiver: socket.socket, count: int) -> None:
-    sender.sendall(bytes(count))
-    while count:
-        count -= len(receiver.recv(min(count, 65536)))
+    """So many bytes, read while they are sent: neither side's buffer need hold them."""
+    left, missing = memoryview(bytes(count)), count
+    while missing:
+        readable, writable, _ = select.select([receiver], [sender] if left else [], [], WITHIN_S)
+        assert readable or writable, f"{missing} of {count} bytes do not come"
+        if writable:
+            left = left[sender.send(left) :]
+        if readable:
+            missing -= len(receiver.recv(65536))
 
 
 def living(program: Any) -> dict[str, Any]:
@@ -165,11 +172,11 @@ def test_lost_segments_are_retransmits(net, bpf, group):
 
 @contextmanager
 def losing(net: Any, bpf: Any, *places: str) -> Iterator[Any]:
-    """A line that loses what its globals say, on the way out of these interfaces."""
+    """A line that loses what its globals say, of what comes in at these interfaces."""
     program = bpf.load(instruments.path("lose"))
     with ExitStack() as stack:
-        for place in places or ("client/eth0",):
-            stack.enter_context(program.attach(net.interface(place), direction=Direction.EGRESS))
+        for place in places or ("server/eth0",):
+            stack.enter_context(program.attach(net.interface(place), direction=Direction.INGRESS))
         yield program
 
 

@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * lose: drops chosen TCP segments, as a bad line would; all other frames pass. Attach it with a direction.
+ * lose: drops chosen TCP segments, as a bad line would; all other frames pass.
+ *
+ * Attach it where they come in: TCP is told of a drop on the way out, and does as if it had never sent it.
  *
  * VERDICTS: TC_ACT_SHOT for the next `left` segments that have all of `flags` and at least `payload` bytes; all three
  * are set while it runs, and `left` is counted down. EVERY in `left` never ends. `lost` counts them.

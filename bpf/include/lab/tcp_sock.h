@@ -59,6 +59,9 @@ struct sock_common {
 struct sock {
 	struct sock_common __sk_common;
 	int sk_err;
+	__u16 sk_protocol;
+	__u32 sk_ack_backlog; /* of a listener: connections that wait for accept() */
+	__u32 sk_max_ack_backlog;
 	struct sock_cgroup_data sk_cgrp_data;
 };
 
@@ -66,8 +69,23 @@ struct inet_sock {
 	struct sock sk;
 };
 
+typedef struct {
+	int counter;
+} atomic_t;
+
+struct request_sock_queue {
+	atomic_t qlen; /* of a listener: handshakes that are not done */
+};
+
 struct inet_connection_sock {
 	struct inet_sock icsk_inet;
+	struct request_sock_queue icsk_accept_queue;
+};
+
+/* A handshake that is not done: SYN received, SYN+ACK sent. */
+struct request_sock {
+	struct sock_common __req_common;
+	__u8 num_retrans; /* of the SYN+ACK */
 };
 
 struct minmax_sample {
@@ -87,9 +105,21 @@ struct tcp_sock {
 	__u32 segs_out;
 	__u32 srtt_us; /* times 8 */
 	__u32 snd_cwnd;
+	__u32 rcv_wnd; /* what we advertised last, bytes */
 	__u32 total_retrans;
 	__u8 bpf_sock_ops_cb_flags;
 	struct minmax rtt_min;
+};
+
+struct net_device {
+	possible_net_t nd_net;
+};
+
+struct sk_buff {
+	struct net_device *dev;
+	unsigned char *head;
+	__u16 network_header; /* from head, as the next */
+	__u16 transport_header;
 };
 
 #pragma clang attribute pop
