@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.model.journal import note
 from lab.model.measurement import Measurement
+from lab.traffic.flow_fields import PORT_BITS
 
 if TYPE_CHECKING:
     from lab.bench.path import Path
@@ -19,10 +20,16 @@ class Bench:
     def cost(
         self, program: Program, frame: Any, *, flows: Iterable[int] = (1, 65_536, 1_048_576), **options: Any
     ) -> list[Measurement]:
-        """ns per packet by BPF_PROG_RUN, one measurement a number of flows (see `lab.bench.cost`)."""
-        from lab.bench.cost import measure_cost
+        """ns per packet by BPF_PROG_RUN, one measurement a number of flows (see `lab.bench.cost`).
 
-        return [self._kept(each) for each in measure_cost(program, frame, flows=flows, **options)]
+        Where `lab bench floors` was run, a remark says what the program pays for; the program's maps meet more packets
+        for that (see `lab.bench.paid`).
+        """
+        from lab.bench.cost import measure_cost
+        from lab.bench.paid import with_bills
+
+        measured = measure_cost(program, frame, flows=flows, **options)
+        return [self._kept(each) for each in with_bills(measured, program, frame, options.get("port_bits", PORT_BITS))]
 
     def added_latency(self, program: Program, path: Path, frame: Any, **options: Any) -> Measurement:
         """ns that attaching the program adds to a path, as a distribution (see `lab.bench.latency`)."""

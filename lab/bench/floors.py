@@ -120,6 +120,8 @@ CALLS = (
     Operation("map_push_elem", "bloom_push", kind="bloom_filter"),
     Operation("map_peek_elem", "bloom_peek", kind="bloom_filter"),
     Operation("map_peek_elem, missing", "bloom_miss", kind="bloom_filter"),
+    Operation("map_push_elem", "stack_push", kind="stack", after="stack_pop"),
+    Operation("map_pop_elem", "stack_pop", kind="stack", before="stack_push"),
     Operation("map_lookup_elem", "lookup_array_of_maps", kind="array_of_maps"),
     Operation("map_lookup_elem", "lookup_hash_of_maps", kind="hash_of_maps"),
 )
@@ -132,12 +134,12 @@ def measure_floors(project: Path, progress: Progress = lambda *_: None) -> Price
     MeasurementError when an operation did not do what it is priced for; NeedsRoot without the rights.
     """
     parts: list[tuple[str, Callable[[], list[Price]]]] = [
-        ("helpers under tc", lambda: _prices_of_calls(CALLS, "tc")),
-        ("helpers under XDP", lambda: _prices_of_calls(XDP_CALLS, "xdp")),
+        ("helpers under tc", lambda: prices_of_calls(CALLS, "tc")),
+        ("helpers under XDP", lambda: prices_of_calls(XDP_CALLS, "xdp")),
     ]
     for table in TABLES:
         for entries in table.entries:
-            parts.append((f"{table.kind}, {entries:,} entries", partial(_prices_of_table, table, entries)))
+            parts.append((f"{table.kind}, {entries:,} entries", partial(prices_of_table, table, entries)))
     prices: list[Price] = []
     with journal(), pinned():
         for done, (name, measured) in enumerate(parts):
@@ -146,7 +148,8 @@ def measure_floors(project: Path, progress: Progress = lambda *_: None) -> Price
     return PriceList(datetime.now(UTC).isoformat(timespec="seconds"), read_environment(project), tuple(prices))
 
 
-def _prices_of_table(table: Table, entries: int) -> list[Price]:
+def prices_of_table(table: Table, entries: int) -> list[Price]:
+    """The table's operations at one number of entries."""
     from lab import bpf
 
     flags = (f"-DKIND=BPF_MAP_TYPE_{table.kind.upper()}", *filter(None, [table.flag]))
@@ -159,8 +162,8 @@ def _prices_of_table(table: Table, entries: int) -> list[Price]:
         return [_price(row, table.kind, entries, _measured(driver, loaded, row, entries)) for row in table.operations]
 
 
-def _prices_of_calls(rows: tuple[Operation, ...], hook: str) -> list[Price]:
-    """Inside a namespace that forwards."""
+def prices_of_calls(rows: tuple[Operation, ...], hook: str) -> list[Price]:
+    """Helpers and calls under "tc" or "xdp", inside a namespace that forwards."""
     from lab import bpf
     from lab.kernel import netns
     from lab.traffic.network import Network
@@ -223,7 +226,7 @@ def _measured(driver: Driver, loaded: Program, row: Operation, entries: int) -> 
             arms = _Arms(driver, loaded, row, slots)
             samples.append(arms.difference(entries) / TIMES)
     if failed := loaded.globals["failed"]:
-        raise MeasurementError(f"price {row.name} {row.kind}: {failed:,} times it did something else")
+        raise MeasurementError(f"price {row.name}: {failed:,} times it did something else")
     return estimate(samples)
 
 

@@ -34,7 +34,7 @@ def read_prices(reports: Path) -> PriceList | None:
         return PriceList.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"read {path}: no price list ({error})", mend="lab bench floors makes it anew") from error
 
 

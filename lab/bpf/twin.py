@@ -3,7 +3,7 @@
 with Twin(program) as twin:
     prog_test_run(twin.program.fd, frame)
     for call in twin.calls():
-        print(call.callee, call.map_fd, call.times, call.empty)      # ktime_get_ns -1 1 0
+        print(call)      # Call(callee='ktime_get_ns', map_fd=-1, times=1, empty=0, entries=0)
 
 What a call clobbers (r1 to r5) and what it sets (r0) is free to use behind and before it, so the twin behaves as the
 program does. It writes to the program's maps as the program would. Programs that it tail-calls are twins, too, if they
@@ -17,6 +17,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from math import log
 from typing import Self
 
 from lab.bpf import instructions as code
@@ -31,9 +32,12 @@ from lab.kernel.tiny_program import TinyProgram
 
 F_XDP_HAS_FRAGS = 1 << 5
 ARRAY, PROG_ARRAY = MAP_TYPES.index("array"), MAP_TYPES.index("prog_array")
-SLOT = struct.Struct("=QQQ")
-TIMES_AT, MAP_AT, EMPTY_AT = 0, 8, 16
-"""Of a call in its slot: how often, the kernel's address of its last map, how often it gave nothing."""
+SLOT = struct.Struct("=QQQQ")
+TIMES_AT, MAP_AT, EMPTY_AT, FOUND_AT = 0, 8, 16, 24
+"""Of a call in its slot: how often, the kernel's address of its last map, how often it gave nothing, what it gave."""
+BUCKETS = 1 << 16
+"""Of a call: each stands for the entries whose addresses have the same hash, and says whether one of them was found."""
+GOLDEN = -1640531535  # 2^32 by the golden ratio, as a signed number
 FRAME = bytes(64)
 
 MAP_FIRST = (
@@ -49,8 +53,9 @@ MAP_SECOND = (
 GIVES_NULL, GIVES_ERROR = ("map_lookup_elem", "map_lookup_percpu_elem"), ("map_peek_elem", "map_pop_elem")
 """Helpers that find something or nothing, and how they say so."""
 
-R0, R1, R2 = 0, 1, 2
-MOV, STORE, ATOMIC_ADD = 0xB7, 0x7B, 0xDB
+R0, R1, R2, R3, R5 = 0, 1, 2, 3, 5
+MOV, STORE, LOAD, STORE_BYTE, ATOMIC_ADD = 0xB7, 0x7B, 0x79, 0x72, 0xDB
+ADD, MULTIPLY_32, SHIFT_RIGHT_32 = 0x0F, 0x24, 0x74
 JUMP_IF_EQUAL, JUMP_IF_NOT_EQUAL = 0x15, 0x55
 
 
@@ -60,13 +65,14 @@ class Call:
 
     `callee` is a helper's name without "bpf_", "call" for a function of the program's own, or "kfunc". `map_fd` is a
     descriptor of the map that it was last about (closed with the twin), -1 for none; `empty` counts those that found
-    nothing.
+    nothing. `entries` is about how many different ones it found, as long as they are not many more than 65,536.
     """
 
     callee: str
     map_fd: int
     times: int
     empty: int
+    entries: int
 
 
 class Twin:
@@ -81,8 +87,7 @@ class Twin:
         self._callees: list[str] = []
         self._original = program
         self._codes = {each: code.read(each.code) for each in _family(program)}
-        calls = sum(bool(each.callee) for every in self._codes.values() for each in every)
-        self._bytes = SLOT.size * max(1, calls)
+        self._count = sum(bool(each.callee) for every in self._codes.values() for each in every) or 1
         try:
             self._load()
         except OSError as error:
@@ -95,16 +100,17 @@ class Twin:
 
     def calls(self) -> list[Call]:
         """Every call of the program and of those that it tail-calls, also those that did not happen."""
-        raw = bpf.map_lookup(self._counters, bytes(4), self._bytes) or b""
-        slots = list(SLOT.iter_unpack(raw))
+        slots = list(SLOT.iter_unpack(bpf.map_lookup(self._counters, bytes(4), SLOT.size * self._count) or b""))
+        found = bpf.map_lookup(self._found, bytes(4), BUCKETS * self._count) or b""
         return [
-            Call(callee, self._maps.get(address, -1), times, empty)
-            for callee, (times, address, empty) in zip(self._callees, slots, strict=False)
+            Call(callee, self._maps.get(address, -1), times, empty, _different(found[place * BUCKETS :][:BUCKETS]))
+            for place, (callee, (times, address, empty, _)) in enumerate(zip(self._callees, slots, strict=False))
         ]
 
     def reset(self) -> None:
         """Sets the counters to zero."""
-        bpf.map_update(self._counters, bytes(4), bytes(self._bytes))
+        bpf.map_update(self._counters, bytes(4), bytes(SLOT.size * self._count))
+        bpf.map_update(self._found, bytes(4), bytes(BUCKETS * self._count))
 
     def close(self) -> None:
         """Closes what was loaded."""
@@ -119,7 +125,8 @@ class Twin:
     # The load.
 
     def _load(self) -> None:
-        self._counters = self._owned(bpf.map_create(bpf.MapSpec(ARRAY, 4, self._bytes, 1, name="calls")))
+        self._counters = self._owned(bpf.map_create(bpf.MapSpec(ARRAY, 4, SLOT.size * self._count, 1, name="calls")))
+        self._found = self._owned(bpf.map_create(bpf.MapSpec(ARRAY, 4, BUCKETS * self._count, 1, name="found")))
         maps = dict.fromkeys(fd for every in self._codes.values() for fd in _map_fds(every))
         jumps = {fd: self._prog_array(fd) for fd in maps if bpf.map_facts(fd)[0] == PROG_ARRAY}
         twins = {each: self._twin_of(each, every, jumps) for each, every in self._codes.items()}
@@ -140,12 +147,12 @@ class Twin:
         before, after = {}, {}
         for index, each in enumerate(every):
             if each.callee:
-                slot = len(self._callees) * SLOT.size
+                place = len(self._callees)
                 self._callees.append(each.callee)
-                before[index] = [*self._note_map(each.callee, slot)]
-                after[index] = [*self._count(each.callee, slot)]
+                before[index] = [*self._note_map(each.callee, place)]
+                after[index] = [*self._note_result(each.callee, place)]
                 if each.callee == "tail_call":  # does not come back
-                    before[index], after[index] = [*before[index], *self._increment(R0, 5, slot)], []
+                    before[index], after[index] = [*before[index], *self._increment(R0, R5, place)], []
         made = code.insert([_with_map(each, jumps) for each in every], before, after)
         return self._owned(self._typed(program, made).load())
 
@@ -158,23 +165,38 @@ class Twin:
         records = b"".join(struct.pack("=II", *each) for each in zip(starts, types, strict=True))
         return replace(plain, btf_fd=self._owned(btf_of_program(program.fd)), functions=records)
 
-    def _note_map(self, callee: str, slot: int) -> Iterator[Instruction]:
+    def _slot(self, register: int, place: int) -> list[Instruction]:
+        return code.load_address(register, code.PSEUDO_MAP_VALUE, self._counters, place * SLOT.size)
+
+    def _note_map(self, callee: str, place: int) -> Iterator[Instruction]:
         register = R1 if callee in MAP_FIRST else R2 if callee in MAP_SECOND else 0
         if register:
-            yield from code.load_address(R0, code.PSEUDO_MAP_VALUE, self._counters, slot)
+            yield from self._slot(R0, place)
             yield Instruction(STORE, R0, register, MAP_AT)
 
-    def _count(self, callee: str, slot: int) -> Iterator[Instruction]:
-        yield from self._increment(R1, R2, slot)
+    def _note_result(self, callee: str, place: int) -> Iterator[Instruction]:
+        yield from self._increment(R1, R2, place)
         if callee in GIVES_NULL + GIVES_ERROR:
             found = JUMP_IF_NOT_EQUAL if callee in GIVES_NULL else JUMP_IF_EQUAL
             yield Instruction(found, R0, offset=1)
             yield Instruction(ATOMIC_ADD, R1, R2, EMPTY_AT)
+        if callee in GIVES_NULL:
+            yield from self._note_address(place)
 
-    def _increment(self, pointer: int, one: int, slot: int) -> Iterator[Instruction]:
-        yield from code.load_address(pointer, code.PSEUDO_MAP_VALUE, self._counters, slot)
+    def _increment(self, pointer: int, one: int, place: int) -> Iterator[Instruction]:
+        yield from self._slot(pointer, place)
         yield Instruction(MOV, one, immediate=1)
         yield Instruction(ATOMIC_ADD, pointer, one, TIMES_AT)
+
+    def _note_address(self, place: int) -> Iterator[Instruction]:
+        """The bucket of the address in r0; r1 is the slot, through which the pointer becomes a number."""
+        yield Instruction(STORE, R1, R0, FOUND_AT)
+        yield Instruction(LOAD, R2, R1, FOUND_AT)
+        yield Instruction(MULTIPLY_32, R2, immediate=GOLDEN)
+        yield Instruction(SHIFT_RIGHT_32, R2, immediate=16)
+        yield from code.load_address(R3, code.PSEUDO_MAP_VALUE, self._found, place * BUCKETS)
+        yield Instruction(ADD, R3, R2)
+        yield Instruction(STORE_BYTE, R3, immediate=1)
 
     def _fill(self, jumps: dict[int, int], twins: dict[int, int]) -> None:
         for original, mine in jumps.items():
@@ -206,6 +228,12 @@ class Twin:
         original = self._original
         loaded = Loaded(original.path, original.stem, Maps(), Globals({}), lambda: None)
         return Program(loaded, fd, original.facts, original.expected_attach_type)
+
+
+def _different(buckets: bytes) -> int:
+    """About how many addresses were found: linear counting (Whang et al., 1990). NULL is always in bucket 0."""
+    full = buckets.count(1, 1)
+    return round(-BUCKETS * log(1 - full / BUCKETS)) if full < BUCKETS - 1 else BUCKETS
 
 
 def _family(program: Program) -> list[Program]:

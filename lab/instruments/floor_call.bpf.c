@@ -21,6 +21,7 @@
 
 #define RING_BYTES    (1 << 22)
 #define BLOOM_ENTRIES 4096 /* as many as the warm-up pushes */
+#define STACK_ENTRIES 4096 /* as many as one batch pushes */
 #define IP_CHECK      (ETH_HLEN + __builtin_offsetof(struct iphdr, check))
 #define UDP_CHECK     (ETH_HLEN + sizeof(struct iphdr) + __builtin_offsetof(struct udphdr, check))
 #define AF_INET	      2
@@ -50,6 +51,12 @@ struct {
 	__uint(max_entries, BLOOM_ENTRIES);
 	__uint(value_size, sizeof(struct record));
 } bloom SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_STACK);
+	__uint(max_entries, STACK_ENTRIES);
+	__uint(value_size, sizeof(struct record));
+} stack SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -176,6 +183,17 @@ PROGRAM(bloom_miss, {
 	struct record record = { { at, 1 } };
 
 	bpf_map_peek_elem(&bloom, &record); /* a few are there by mistake, as is its nature */
+})
+
+PROGRAM(stack_push, {
+	struct record record = {};
+
+	seen = bpf_map_push_elem(&stack, &record, 0);
+})
+PROGRAM(stack_pop, {
+	struct record record;
+
+	seen = bpf_map_pop_elem(&stack, &record);
 })
 
 PROGRAM(lookup_array_of_maps, {

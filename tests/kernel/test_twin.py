@@ -70,6 +70,18 @@ def test_calls_behind_a_tail_call_are_counted(bpf: Loader) -> None:
     assert calls["csum_diff", 0] == (1, 0)
 
 
+@pytest.mark.parametrize("known", [1, 40])
+def test_different_entries_are_told_from_the_same_one(bpf: Loader, known: int) -> None:
+    """A lookup that finds 40 entries a run, five times, found 40; one whose map holds one found that one."""
+    program = bpf.load(SOURCE, program="pay", lookups=40)
+    program.maps["known"].update(dict.fromkeys(range(known), 1))
+    with Twin(program) as twin:
+        for _ in range(5):
+            prog_test_run(twin.program.fd, SHORT)
+        (lookup,) = (call for call in twin.calls() if call.callee == "map_lookup_elem")
+    assert (lookup.times, lookup.empty, lookup.entries) == (200, 5 * (40 - known), known)
+
+
 def test_a_callback_is_counted_inside(bpf: Loader) -> None:
     """bpf_loop() once, and what its callback calls five times."""
     with Twin(bpf.load(SOURCE, program="call_back")) as twin:
