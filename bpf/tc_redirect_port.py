@@ -13,6 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv6Address, ip_address
 from typing import Any
+from weakref import WeakKeyDictionary
+
+from lab.host.endpoint import endpoint
+from lab.model.table import Table
 
 PROTOCOLS = {"tcp": 6, "udp": 17}
 RULE_EXACT, RULE_ANY, TARGET_EXACT, TARGET_ANY = 1, 2, 4, 8
@@ -124,3 +128,56 @@ def _mapped(address: str | None) -> IPv6Address:
         return ANY
     found = ip_address(address)
     return found if isinstance(found, IPv6Address) else IPv6Address(f"::ffff:{found}")
+
+
+# ---- For a person: lab attach tc_redirect_port ----
+
+_redirectors: WeakKeyDictionary[Any, Redirector] = WeakKeyDictionary()
+"""Of the programs that `load` loaded, for `view`."""
+
+
+def add_text(redirector: Redirector, text: str) -> Rule:
+    """The rule of "tcp/80=8080" or "udp/10.0.0.53:53=10.0.1.7:5353"; ValueError for what is none."""
+    protocol, slash, ends = text.partition("/")
+    before, sign, after = ends.partition("=")
+    if not slash or not sign:
+        raise ValueError(f'{text!r} is no rule: "tcp/80=8080", "udp/10.0.0.53:53=10.0.1.7:5353"')
+    (address, port), (to_address, to_port) = endpoint(before), endpoint(after)
+    return redirector.add(
+        protocol,
+        port,
+        address=str(address) if address else None,
+        to_port=to_port,
+        to_address=str(to_address) if to_address else None,
+    )
+
+
+def load(bpf: Any, *, rule: tuple[str, ...] = (), **knobs: Any) -> Any:
+    """The program with its rules in force before it is attached.
+
+    rule: "tcp/80=8080" or "udp/10.0.0.53:53=10.0.1.7:5353"; may be said several times
+    """
+    program = bpf.load("tc_redirect_port", **knobs)
+    _redirectors[program] = Redirector(program.maps)
+    for each in rule:
+        add_text(_redirectors[program], each)
+    return program
+
+
+def view(program: Any) -> Table:
+    """Packets and bytes each way by rule."""
+    redirector = _redirectors[program]
+    columns = ("rule", "packets", "bytes", "reply packets", "reply bytes")
+    return Table("rules", columns, [(_words(each), *redirector.hit(each)) for each in redirector.rules])
+
+
+def _words(rule: Rule) -> str:
+    (address, port), (to_address, to_port) = rule.source, rule.target
+    ends = [f"{_host(each)}:{number}" for each, number in ((address, port), (to_address, to_port))]
+    return f"{rule.protocol}/{ends[0]}={ends[1]}"
+
+
+def _host(address: IPv6Address) -> str:
+    if address == ANY:
+        return "*"
+    return str(address.ipv4_mapped) if address.ipv4_mapped else f"[{address}]"

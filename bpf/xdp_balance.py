@@ -22,7 +22,11 @@ import socket
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+from lab.host.endpoint import endpoint
+from lab.model.table import Table
 
 PAPER_SLOTS = 65537
 """The smaller table of the Maglev paper: even within 1 % for up to a hundred backends or so."""
@@ -364,3 +368,69 @@ class Balancer:
 def _counts(counters: Any, slot: int) -> Counts:
     total = counters.total(slot)
     return Counts(total.packets, total.bytes, total.reply_packets, total.reply_bytes, total.flows)
+
+
+# ---- For a person: lab attach xdp_balance ----
+
+_balancers: WeakKeyDictionary[Any, Balancer] = WeakKeyDictionary()
+"""Of the programs that `load` loaded, for `view`."""
+
+
+def add_text(balancer: Balancer, text: str, **options: str) -> Service:
+    """The service of "tcp/192.0.2.1:80=10.0.0.1:8080,10.0.0.2:8080*3", *3 its weight; ValueError for what is none."""
+    protocol, slash, rest = text.partition("/")
+    front, sign, backends = rest.partition("=")
+    address, port = endpoint(front) if sign else (None, 0)
+    if protocol not in ("tcp", "udp") or not slash or address is None:
+        raise ValueError(f'{text!r} is no service: "tcp/192.0.2.1:80=10.0.0.1:8080,10.0.0.2:8080*3"')
+    service = balancer.add_service(address, port, protocol=protocol, **options)
+    for each in backends.split(","):
+        at, _, weight = each.partition("*")
+        host, number = endpoint(at)
+        if host is None:
+            raise ValueError(f"backend {each!r} of {text!r} has no address")
+        service.add(host, number, weight=int(weight or 1))
+    return service
+
+
+def load(
+    bpf: Any,
+    *,
+    service: tuple[str, ...] = (),
+    scheduler: Literal["MAGLEV", "ROUND_ROBIN"] = "MAGLEV",
+    forwarding: Literal["NAT", "DIRECT"] = "NAT",
+    **knobs: Any,
+) -> Any:
+    """The program with its services in force before it is attached. This machine must forward (net.ipv4.ip_forward).
+
+    service: "tcp/192.0.2.1:80=10.0.0.1:8080,10.0.0.2:8080*3"; may be said several times
+    scheduler: how new flows are spread
+    forwarding: NAT, or DIRECT: the backends have the service's address and answer by themselves
+    """
+    program = bpf.load("xdp_balance", **knobs)
+    _balancers[program] = Balancer(program.maps)
+    for each in service:
+        add_text(_balancers[program], each, scheduler=scheduler, forwarding=forwarding)
+    return program
+
+
+def view(program: Any) -> list[Table]:
+    """A table a service, a row a backend."""
+    return [_table(each) for each in _balancers[program].services]
+
+
+def _table(service: Service) -> Table:
+    protocol = "tcp" if service.protocol == socket.IPPROTO_TCP else "udp"
+    columns = ("backend", "state", "weight", "flows", "packets", "bytes", "reply packets", "reply bytes")
+    rows = [
+        (_place(each.address, each.port), each.state, each.weight, *_shown(each.counts)) for each in service.backends
+    ]
+    return Table(f"{protocol}/{_place(service.address, service.port)}", columns, rows)
+
+
+def _place(address: Address, port: int) -> str:
+    return f"[{address}]:{port}" if address.version == 6 else f"{address}:{port}"
+
+
+def _shown(counts: Counts) -> tuple[int, ...]:
+    return counts.flows, counts.packets, counts.bytes, counts.reply_packets, counts.reply_bytes

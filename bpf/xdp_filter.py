@@ -16,6 +16,7 @@ the old rules or the new ones. When the call returns, no packet sees the old one
 from __future__ import annotations
 
 import gc
+import re
 import struct
 from array import array
 from bisect import bisect_right
@@ -25,10 +26,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, groupby
 from operator import itemgetter
+from pathlib import Path
 from socket import AF_INET, AF_INET6, inet_ntop, inet_pton
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
+from weakref import WeakKeyDictionary
 
 from lab.kernel import bpf as kernel
+from lab.model.table import Table
 
 PROTOCOLS = {"icmp": 1, "igmp": 2, "ipip": 4, "tcp": 6, "udp": 17, "gre": 47, "esp": 50, "icmpv6": 58, "sctp": 132}
 WITH_PORTS = (6, 17, 132)
@@ -663,3 +667,85 @@ def _no_room(name: str, entries: int) -> str:
     return (
         f'no room in the map {name}: at least {entries:,} entries needed; load("xdp_filter", max_entries=room(rules))'
     )
+
+
+# ---- For a person: lab attach xdp_filter, lab xdp_filter ----
+
+RULE = re.compile(
+    r"(?P<action>allow|deny)(?: (?P<protocol>[a-z]+|protocol \d+))?"
+    r"(?: from (?P<source>\S+)(?: ports? (?P<source_ports>[\d-]+))?)?"
+    r"(?: to (?P<destination>\S+)(?: ports? (?P<ports>[\d-]+))?)?"
+    r"(?: \(?priority (?P<priority>-?\d+)\)?)?"
+)
+"""As `str` of a rule has it."""
+
+_filters: WeakKeyDictionary[Any, Filter] = WeakKeyDictionary()
+"""Of the programs that `load` loaded, for `view`."""
+
+
+def rule_of(text: str) -> Rule:
+    """The rule that `str` shows so; ValueError for what is none.
+
+    >>> str(rule_of("deny tcp from 10.0.0.0/8 to any port 22 (priority 5)"))
+    'deny tcp from 10.0.0.0/8 to any port 22 (priority 5)'
+    """
+    found = RULE.fullmatch(" ".join(text.split()))
+    if not found:
+        raise ValueError(f'{text!r} is no rule: "deny tcp from 10.0.0.0/8 to any port 22", "allow from 192.0.2.1"')
+    named = found.groupdict()
+    source, destination = (None if named[end] == "any" else named[end] for end in ("source", "destination"))
+    protocol = named["protocol"] and named["protocol"].removeprefix("protocol ")
+    return _rule(
+        named["action"].upper(),
+        source,
+        destination,
+        protocol=int(protocol) if protocol and protocol.isdigit() else protocol,
+        ports=named["ports"],
+        source_ports=named["source_ports"],
+        priority=int(named["priority"] or 0),
+    )
+
+
+def rules_of(path: Path) -> Iterator[Rule]:
+    """A rule a line; what follows # is a remark. ValueError that names the line of one that is none."""
+    for number, line in enumerate(path.read_text().splitlines(), 1):
+        if text := line.partition("#")[0].strip():
+            try:
+                yield rule_of(text)
+            except ValueError as error:
+                raise ValueError(f"{path}, line {number}: {error}") from None
+
+
+def load(
+    bpf: Any,
+    *,
+    rule: tuple[str, ...] = (),
+    rules: Path | None = None,
+    default: Literal["allow", "deny"] = "allow",
+    **knobs: Any,
+) -> Any:
+    """The program with its rules in force before it is attached.
+
+    rule: "deny tcp from 10.0.0.0/8 to any port 22"; may be said several times
+    rules: a file of such lines
+    default: what becomes of packets that no rule names
+    """
+    listed = [*map(rule_of, rule), *(rules_of(rules) if rules else ())]
+    program = bpf.load("xdp_filter", max_entries=room(listed), **knobs)
+    _filters[program] = Filter(program.maps)
+    _filters[program].replace(listed, default=default.upper())
+    return program
+
+
+def view(program: Any) -> Table:
+    """Packets and bytes by what decided."""
+    filter = _filters[program]
+    rows = [(str(rule), *_shown(filter.counts(rule))) for rule in filter.rules]
+    rows.append((f"{filter.default.lower()} by default", *_shown(filter.default_counts())))
+    others = {"CLOSED_PORT": "a closed port", "NOT_IP": "no IP", "MALFORMED": "malformed", "TOO_DEEP": "too deep"}
+    rows += [(words, *program.maps["counts"].total(name)) for name, words in others.items()]
+    return Table("rules", ("rule", "packets", "bytes"), rows)
+
+
+def _shown(counts: Counts) -> tuple[int, int]:
+    return counts.packets, counts.bytes

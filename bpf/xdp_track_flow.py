@@ -12,11 +12,13 @@ from __future__ import annotations
 import ipaddress
 import secrets
 import socket
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from lab.kernel.bpf import map_batches
+from lab.model.table import Table
 
 SWEPT = 512
 """Flows that one run of the program `sweep` looks at."""
@@ -121,3 +123,41 @@ def open_flows(maps: Mapping[str, Any]) -> int:
 
 def _side(address: ipaddress.IPv6Address, port: int, side: Any) -> Side:
     return Side(address.ipv4_mapped or address, port, side.packets, side.bytes, side.retransmits)
+
+
+# ---- For a person: lab xdp_track_flow ----
+
+COLUMNS = ("protocol", "client", "server", "state")
+COLUMNS += ("packets", "packets back", "bytes", "bytes back", "age s", "idle s")
+
+
+def load(bpf: Any, *, room: int = 65_536, **knobs: Any) -> Any:
+    """room: flows that there is room for"""
+    return bpf.load("xdp_track_flow", **sized(room), **knobs)
+
+
+def view(program: Any, *, top: int = 20, by: Literal["bytes", "packets", "age"] = "bytes") -> Iterator[Table]:
+    """The flows, those that were silent for too long ended first.
+
+    top: flows shown
+    by: what their order is by
+    """
+    while True:
+        sweep(program)
+        now_ns = time.monotonic_ns()
+        found = sorted(flows(program.maps), key=lambda flow: _rank(flow, by), reverse=True)
+        rows = [_row(flow, now_ns) for flow in found[:top]]
+        yield Table("flows", COLUMNS, rows, f"{len(rows):,} of {len(found):,}")
+
+
+def _rank(flow: Flow, by: str) -> int:
+    if by == "age":
+        return -flow.first_ns
+    return getattr(flow.client, by) + getattr(flow.server, by)
+
+
+def _row(flow: Flow, now_ns: int) -> tuple[Any, ...]:
+    protocol, client, server = str(flow).split(" ")[0], flow.client, flow.server
+    packets, octets = (client.packets, server.packets), (client.bytes, server.bytes)
+    age_s, idle_s = ((now_ns - since) // 1_000_000_000 for since in (flow.first_ns, flow.last_ns))
+    return (protocol, str(client), str(server), flow.state, *packets, *octets, age_s, idle_s)

@@ -61,7 +61,10 @@ class Subject:
                 raise LoadError(
                     f"load {self.stem}: it has no knobs", mend=f"`lab {self.stem} --help` shows its options"
                 )
-            program: Program = self.call("load", bpf, options=options, **values)
+            try:
+                program: Program = self.call("load", bpf, options=options, **values)
+            except ValueError as error:  # a rule or an address that is none
+                raise LoadError(f"load {self.stem}: {error}") from error
             return program
         if self.source is None:
             raise LoadError(

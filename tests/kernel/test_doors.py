@@ -9,9 +9,7 @@ import select
 import signal
 import socket
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +17,8 @@ import pytest
 
 from lab import Cgroup, Stream, Topology, wait_until
 from lab.bpf.attach.xdp import programs_at
+from tests.kernel.door import LAB, door
 
-LAB = (sys.executable, "-m", "lab.cli")
 TOPOLOGY = Topology.pair("client", "server", offloads={"tx": False})
 
 COUNT = """\
@@ -101,41 +99,6 @@ def write(project: Path, words: dict[str, str], companion: str = "") -> None:
     (project / "bpf" / "count_port.bpf.c").write_text(text)
     if companion:
         (project / "bpf" / "count_port.py").write_text(companion)
-
-
-class Door:
-    """A `lab` command that runs inside a namespace."""
-
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        self.process = process
-
-    def attached(self) -> str:
-        """The line that says so; by then it is."""
-        assert self.process.stderr is not None
-        return self.process.stderr.readline()
-
-    def line(self) -> str:
-        """The next line of its standard output."""
-        assert self.process.stdout is not None
-        return self.process.stdout.readline()
-
-    def end(self, number: int = signal.SIGINT) -> tuple[int, str]:
-        """Its status and all that it still said on both."""
-        self.process.send_signal(number)
-        said, errors = self.process.communicate(timeout=20)
-        return self.process.returncode, said + errors
-
-
-@contextmanager
-def door(namespace: Any, project: Path, *words: str) -> Iterator[Door]:
-    process = namespace.popen(
-        [*LAB, *words], cwd=project, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL
-    )
-    try:
-        yield Door(process)
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def read_until(terminal: int, enough: Callable[[str], bool]) -> str:
