@@ -37,7 +37,8 @@ TIMES_AT, MAP_AT, EMPTY_AT, FOUND_AT = 0, 8, 16, 24
 """Of a call in its slot: how often, the kernel's address of its last map, how often it gave nothing, what it gave."""
 BUCKETS = 1 << 16
 """Of a call: each stands for the entries whose addresses have the same hash, and says whether one of them was found."""
-GOLDEN = -1640531535  # 2^32 by the golden ratio, as a signed number
+MIX = ((16, -2048144789), (13, -1028477387))
+"""Shifts and factors of MurmurHash3's finalizer: entries lie in steps, and flows come in steps, too."""
 FRAME = bytes(64)
 
 MAP_FIRST = (
@@ -55,7 +56,7 @@ GIVES_NULL, GIVES_ERROR = ("map_lookup_elem", "map_lookup_percpu_elem"), ("map_p
 
 R0, R1, R2, R3, R5 = 0, 1, 2, 3, 5
 MOV, STORE, LOAD, STORE_BYTE, ATOMIC_ADD = 0xB7, 0x7B, 0x79, 0x72, 0xDB
-ADD, MULTIPLY_32, SHIFT_RIGHT_32 = 0x0F, 0x24, 0x74
+ADD, MOV_32, XOR_32, MULTIPLY_32, SHIFT_RIGHT_32 = 0x0F, 0xBC, 0xAC, 0x24, 0x74
 JUMP_IF_EQUAL, JUMP_IF_NOT_EQUAL = 0x15, 0x55
 
 
@@ -192,7 +193,11 @@ class Twin:
         """The bucket of the address in r0; r1 is the slot, through which the pointer becomes a number."""
         yield Instruction(STORE, R1, R0, FOUND_AT)
         yield Instruction(LOAD, R2, R1, FOUND_AT)
-        yield Instruction(MULTIPLY_32, R2, immediate=GOLDEN)
+        for shift, factor in MIX:
+            yield Instruction(MOV_32, R3, R2)
+            yield Instruction(SHIFT_RIGHT_32, R3, immediate=shift)
+            yield Instruction(XOR_32, R2, R3)
+            yield Instruction(MULTIPLY_32, R2, immediate=factor)
         yield Instruction(SHIFT_RIGHT_32, R2, immediate=16)
         yield from code.load_address(R3, code.PSEUDO_MAP_VALUE, self._found, place * BUCKETS)
         yield Instruction(ADD, R3, R2)

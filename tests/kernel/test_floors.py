@@ -63,6 +63,12 @@ def test_helpers_have_prices(bpf: Loader) -> None:
     assert lock > 5
 
 
+def test_the_control_has_no_price(bpf: Loader) -> None:
+    """What is subtracted leaves nothing of itself."""
+    (price,) = prices_of_calls((Operation("control"),), "tc")
+    assert abs(price.ns) < 1
+
+
 @pytest.mark.needs("live_frames")
 def test_helpers_of_xdp_have_prices(bpf: Loader) -> None:
     """Moving the frame's head leaves the frame as it was; a redirect finds its device."""
@@ -115,6 +121,24 @@ def test_the_price_is_that_of_so_many_entries(bpf: Loader, flows: int, ns: float
     (bill,) = paid_for(program, FRAME, LIST, flows=[flows])
     assert [(row.operation, row.entries, row.times) for row in bill.rows] == [("map_update_elem", flows, 1)]
     assert bill.ns == pytest.approx(ns)
+
+
+@pytest.mark.parametrize(("flows", "entries"), [(64, 64), (16_384, 16_384)])
+def test_entries_are_told_by_where_they_lie(bpf: Loader, flows: int, entries: int) -> None:
+    """Lookups that find 16,384 entries are priced as such, within a few percent; their inserts are long over."""
+    program = bpf.load(PROGRAMS / "pay.bpf.c", program="per_flow", max_entries={"recent": 1 << 17})
+    frame = bytes(frames.udp(PAIR, "client", "server", src_port=1024, dst_port=9, payload=bytes(18)))
+    (bill,) = paid_for(program, frame, LIST, flows=[flows])
+    rows = {row.operation: row for row in bill.rows}
+    assert set(rows) == {"xdp_load_bytes", "map_lookup_elem"}
+    assert 0.95 * entries <= rows["map_lookup_elem"].entries <= entries
+
+
+def test_a_sample_of_flows_tells_how_many_entries_there_are() -> None:
+    """All different: as many as there can be; a thousand draws that gave 63 different ones drew from about 63."""
+    assert paid._population(1000, 1000, 65_536) == 65_536
+    assert paid._population(63, 1000, 65_536) == pytest.approx(63, rel=0.02)
+    assert paid._population(632, 1000, 65_536) == pytest.approx(1000, rel=0.02)
 
 
 def test_a_bill_for_tc(bpf: Loader) -> None:
