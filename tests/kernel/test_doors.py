@@ -369,6 +369,9 @@ def test_a_listening_socket_of_another_process(net: Any, project: Path) -> None:
             net["client"].socket(socket.AF_INET, socket.SOCK_DGRAM) as client,
             door(net["server"], project, "attach", "turn_away", "--socket", "udp/7000") as lab,
         ):
+            assert "no udp socket waits on port 7001" in refused(
+                net, project, "attach", "turn_away", "--socket", "udp/7001"
+            )
             client.connect((str(net.topology.address("server", 4)), 7000))
             assert "sk_reuseport" in lab.attached()
             client.send(b"lost")
