@@ -18,8 +18,8 @@ from statistics import fmean, median
 from lab.bench.decision import Decision, Rule, decide
 from lab.bench.driver import Driver, driver_for, load_instrument
 from lab.bench.inference import Estimate, estimate
+from lab.bench.isolation import isolated
 from lab.bench.path import counted
-from lab.bench.pinned import pinned
 from lab.bench.workload import Contender, Workload
 from lab.bpf.loader import Loader
 from lab.errors import MeasurementError
@@ -110,7 +110,7 @@ def _repetitions(a: Contender, b: Contender, flows: int) -> Iterator[list[tuple[
             raise MeasurementError(f"compare {a.name} with {b.name}: they are programs of different hooks")
         driver = stack.enter_context(driver_for(first.program, first.frame, flows=flows, port_bits=first.port_bits))
         duet = _Duet(driver, a, b)
-        cpu = stack.enter_context(pinned())
+        cpu = stack.enter_context(isolated())
         number = 0
         while cpu is not None:
             if number % DRIVER_LASTS == 0:

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from lab.bench.copies import copies_of
 from lab.bench.driver import Driver, driver_for, load_instrument
 from lab.bench.inference import estimate
+from lab.bench.isolation import isolated
 from lab.bench.path import counted
-from lab.bench.pinned import pinned
 from lab.model import statistics
 from lab.model.measurement import Limit, Measurement, Trial
 from lab.traffic.flow_fields import PORT_BITS
@@ -86,7 +86,7 @@ def _at_flows(what: Subject, copies: Sequence[Program], flows: int, turns: int) 
             }
             for copy in copies
         ]
-        stack.enter_context(pinned())
+        stack.enter_context(isolated())
         driver.meet_every_flow(loads[0]["with"])
         taken = [_turns_of(driver, arms, turns) for arms in loads]
         driver.check(program.name)

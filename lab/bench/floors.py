@@ -24,7 +24,7 @@ from lab import instruments
 from lab.bench.driver import Driver, driver_for
 from lab.bench.environment import read_environment
 from lab.bench.inference import Estimate, estimate
-from lab.bench.pinned import pinned
+from lab.bench.isolation import isolated
 from lab.errors import MeasurementError
 from lab.model.journal import journal
 from lab.model.price import Price, PriceList
@@ -141,7 +141,7 @@ def measure_floors(project: Path, progress: Progress = lambda *_: None) -> Price
         for entries in table.entries:
             parts.append((f"{table.kind}, {entries:,} entries", partial(prices_of_table, table, entries)))
     prices: list[Price] = []
-    with journal(), pinned():
+    with journal(), isolated():
         for done, (name, measured) in enumerate(parts):
             progress(name, done, len(parts))
             prices += measured()

@@ -12,8 +12,8 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lab import instruments
+from lab.bench.isolation import isolated
 from lab.bench.path import Path
-from lab.bench.pinned import pinned
 from lab.bench.proof import met_by
 from lab.errors import MeasurementError
 from lab.model import statistics
@@ -66,7 +66,7 @@ def measure_added_latency(
             "with": stack.enter_context(_arm(path, frame, program)),
             "without": stack.enter_context(_arm(path, frame, None)),
         }
-        with pinned():
+        with isolated():
             with met_by(program, WARM_UP, path.at):
                 _interleave(arms["with"], arms["without"], WARM_UP)
             _interleave(arms["with"], arms["without"], frames)

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lab.bench.isolation import isolated
 from lab.bench.path import Path, counted
-from lab.bench.pinned import pinned
 from lab.bench.proof import met_by
 from lab.errors import MeasurementError
 from lab.model import statistics
@@ -54,7 +54,7 @@ def measure_rate(
         def offer(rate_pps: float | None) -> Delivery:
             return network.flood(path.source, template, flows=flows, seconds=trial_s, rate_pps=rate_pps)
 
-        with path.attach(program, network), pinned(), journal():  # trials are no scenarios: their notes are dropped
+        with path.attach(program, network), isolated(), journal():  # trials are no scenarios: their notes are dropped
             count = max(flows, 1000)
             with met_by(program, count, path.at):  # and every flow is known before the clock starts
                 network.flood(path.source, template, flows=flows, count=count)

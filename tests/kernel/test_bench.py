@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path as File
 
 import pytest
@@ -10,7 +9,6 @@ import pytest
 from lab import Mode, Topology
 from lab.bench.bench import Bench
 from lab.bench.path import Path
-from lab.bench.pinned import pinned
 from lab.bpf.loader import Loader
 from lab.errors import MeasurementError, TrafficError
 from lab.model.journal import journal
@@ -129,12 +127,3 @@ def test_measurements_are_noted(bench: Bench, busy) -> None:
     with journal() as kept:
         bench.cost(busy(0), FRAME, flows=[1], turns=3)
     assert [each["metric"] for each in kept.of("measurement")] == ["cost"]
-
-
-def test_the_thread_is_free_again_after_measuring() -> None:
-    """The CPU affinity is what it was, also when the measurement fails."""
-    before = os.sched_getaffinity(0)
-    with pytest.raises(RuntimeError), pinned() as cpu:
-        assert os.sched_getaffinity(0) == {cpu}
-        raise RuntimeError
-    assert os.sched_getaffinity(0) == before
