@@ -532,12 +532,18 @@ int BPF_PROG(send_reset, const struct sock *sk, const struct sk_buff *skb)
 SEC("tp_btf/tcp_receive_reset")
 int BPF_PROG(receive_reset, struct sock *sk)
 {
+	struct connection *connection;
 	struct ends ends = {};
+	__u64 cookie;
 
 	if (!is_ours(&sk->__sk_common))
 		return 0;
+	cookie = bpf_get_socket_cookie(sk);
 	read_ends(&ends, &sk->__sk_common);
-	tell(bpf_get_socket_cookie(sk), &ends, bpf_ktime_get_ns(),
+	connection = bpf_map_lookup_elem(&connections, &cookie);
+	if (connection)
+		connection->ends = ends; /* of a refused connection the local port was not known before */
+	tell(cookie, &ends, bpf_ktime_get_ns(),
 	     (struct event){ .what = RESET_RECEIVED, .state = sk->__sk_common.skc_state });
 	return 0;
 }

@@ -326,7 +326,8 @@ class Analysis:
         for life in self.lives:
             for whose, who in ((PEERS, "the peer has"), (OURS, "this side has")):
                 if life.zero_ms[whose] >= self.limits.zero_ms:
-                    evidence = f"{who} had no room {life.zero_times[whose]} times, {life.zero_ms[whose]:.0f} ms in all"
+                    times = life.zero_times[whose]
+                    evidence = f"{who} had no room for {life.zero_ms[whose]:.0f} ms, {times} time{'s' * (times > 1)}"
                     yield Anomaly("ZERO_WINDOW", life.name, (evidence,))
 
     def _pending(self) -> Iterator[Anomaly]:
