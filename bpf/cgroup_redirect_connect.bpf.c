@@ -34,8 +34,8 @@
  *   rules       LPM trie: protocol, port and prefix -> REDIRECT or DIRECT
  *   exempt      cgroup id -> 1: processes directly in it are left alone
  *   redirects   socket cookie -> what it asked for, and who; until the socket is closed
- *   sources     both ends of a redirected flow, as the proxy sees them -> its socket cookie and peer; LRU: it outlives
- *               the client's socket, which may be closed before the proxy has accepted
+ *   sources     both ends of a redirected flow, as the proxy sees them -> its socket cookie and peer; the latest 16384:
+ *               it outlives the client's socket, which may be closed before the proxy has accepted
  *   outcomes    by enum outcome; per CPU
  *
  * SEVERAL CPUs: all hooks of one socket run under its lock, so an entry of `redirects` has one writer. (getpeername()
@@ -53,6 +53,7 @@
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
+#include <linux/if_ether.h>
 #include <linux/in.h>
 #include <linux/ip.h>
 #include <linux/ipv6.h>
@@ -65,6 +66,7 @@
 
 #define SLOTS	   8
 #define REDIRECTS  65536
+#define SOURCES	   16384
 #define FAMILY_IP4 2
 #define FAMILY_IP6 10
 #define PAGE	   4096
@@ -179,7 +181,7 @@ struct {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, REDIRECTS);
+	__uint(max_entries, SOURCES);
 	__type(key, struct source_key);
 	__type(value, struct source);
 } sources SEC(".maps");
@@ -542,7 +544,9 @@ int forget(struct bpf_sock *ctx)
 {
 	__u64 cookie = bpf_get_socket_cookie(ctx);
 
-	bpf_map_delete_elem(&redirects, &cookie);
+	/* Most sockets have no entry, and a look costs less than a delete in vain, which takes a lock. */
+	if (bpf_map_lookup_elem(&redirects, &cookie))
+		bpf_map_delete_elem(&redirects, &cookie);
 	return 1;
 }
 
@@ -617,21 +621,25 @@ int learn_udp(struct __sk_buff *skb)
 
 	if (!proxy)
 		return 1;
-	if (skb->protocol == bpf_htons(0x0800) && (void *)(ip4 + 1) <= end && ip4->protocol == IPPROTO_UDP) {
+	if (skb->protocol == bpf_htons(ETH_P_IP) && (void *)(ip4 + 1) <= end && ip4->protocol == IPPROTO_UDP)
 		udp = data + ip4->ihl * 4;
-		key.client = lab_mapped(ip4->saddr);
-		key.proxy = lab_mapped(ip4->daddr);
-	} else if (skb->protocol == bpf_htons(0x86dd) && (void *)(ip6 + 1) <= end && ip6->nexthdr == IPPROTO_UDP) {
+	else if (skb->protocol == bpf_htons(ETH_P_IPV6) && (void *)(ip6 + 1) <= end && ip6->nexthdr == IPPROTO_UDP)
 		udp = (void *)(ip6 + 1);
-		key.client = ip6->saddr;
-		key.proxy = ip6->daddr;
-	} else {
+	else
 		return 1;
-	}
 	if ((void *)(udp + 1) > end)
 		return 1;
 	slot = slot_of(proxy, IPPROTO_UDP, udp->dest);
-	if (slot >= SLOTS || (!is_same(&key.proxy, &proxy->address4) && !is_same(&key.proxy, &proxy->address6)))
+	if (slot >= SLOTS)
+		return 1;
+	if (skb->protocol == bpf_htons(ETH_P_IP)) {
+		key.client = lab_mapped(ip4->saddr);
+		key.proxy = lab_mapped(ip4->daddr);
+	} else {
+		key.client = ip6->saddr;
+		key.proxy = ip6->daddr;
+	}
+	if (!is_same(&key.proxy, &proxy->address4) && !is_same(&key.proxy, &proxy->address6))
 		return 1;
 	key.client_port = udp->source;
 	key.proxy_port = udp->dest;
