@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 
 import pytest
@@ -40,6 +41,21 @@ def test_the_interval_narrows_with_more_samples() -> None:
     few = statistics.median_interval([*range(20)])
     many = statistics.median_interval([*range(20)] * 10)
     assert many[1] - many[0] < few[1] - few[0]
+
+
+@pytest.mark.parametrize("fraction", [0.1, 0.5, 0.9])
+def test_the_interval_is_the_narrowest_that_the_binomial_allows(fraction: float) -> None:
+    """Each end leaves out at most 2.5 %, and would leave out more one rank further in."""
+    count = 200
+    low, high = statistics.quantile_interval(range(1, count + 1), fraction)
+    chance = [math.comb(count, k) * fraction**k * (1 - fraction) ** (count - k) for k in range(count + 1)]
+    assert sum(chance[:low]) <= 0.025 < sum(chance[: low + 1])
+    assert sum(chance[high:]) <= 0.025 < sum(chance[high - 1 :])
+
+
+def test_few_samples_bound_nothing_beyond_the_extremes() -> None:
+    """Five cannot bound a median with 95 %: the interval is all of them."""
+    assert statistics.median_interval([3, 1, 2, 5, 4]) == (1, 5)
 
 
 def test_no_samples_have_no_quantile() -> None:
