@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 from lab.model.journal import note
@@ -42,6 +43,14 @@ class Bench:
         from lab.bench.rate import measure_rate
 
         return self._kept(measure_rate(program, path, frame, **options))
+
+    def overhead(
+        self, operation: Callable[[], Any], attach: Callable[[], AbstractContextManager[Any]], **options: Any
+    ) -> Measurement:
+        """ns that a call of user space takes longer while something is attached (see `lab.bench.overhead`)."""
+        from lab.bench.overhead import measure_overhead
+
+        return self._kept(measure_overhead(operation, attach, **options))
 
     def keep(self, measurement: Measurement) -> Measurement:
         """Puts a measurement of your own into the stored run, and returns it."""
