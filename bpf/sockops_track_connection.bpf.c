@@ -300,11 +300,14 @@ static __always_inline void read_numbers(struct connection *connection, const st
 	connection->window = tcp->snd_cwnd;
 }
 
-static __always_inline enum ending ending_of(enum role role, enum tcp_state from, int error)
+/* Our reset in FIN_WAIT2 differs from an orderly end in that the socket had still its process, and no FIN had come. */
+static __always_inline enum ending ending_of(enum role role, enum tcp_state from, const struct sock *sk)
 {
+	bool is_left = sk->__sk_common.skc_flags & (1 << SOCK_DEAD | 1 << SOCK_DONE);
+
 	if (role == LISTENER)
 		return STOPPED;
-	switch (error) {
+	switch (sk->sk_err) {
 	case 0:
 		break;
 	case ECONNREFUSED:
@@ -321,6 +324,7 @@ static __always_inline enum ending ending_of(enum role role, enum tcp_state from
 	}
 	switch (from) {
 	case FIN_WAIT2:
+		return is_left ? CLOSED : ABORTED;
 	case CLOSING:
 	case LAST_ACK:
 		return CLOSED;
@@ -414,7 +418,7 @@ static __always_inline void change_state(__u64 cookie, struct tcp_sock *tcp, __u
 		connection->established_ns = connection->entered_ns[to];
 	if (to == CLOSE) {
 		connection->error = tcp->inet_conn.icsk_inet.sk.sk_err;
-		connection->ending = ending_of(connection->role, from, connection->error);
+		connection->ending = ending_of(connection->role, from, &tcp->inet_conn.icsk_inet.sk);
 	}
 	read_ends(connection, tcp);
 	read_numbers(connection, tcp);

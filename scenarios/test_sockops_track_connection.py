@@ -234,6 +234,23 @@ def reset_half_closed(made: Any) -> None:
     made.client.close()
 
 
+def reset_in_fin_wait2(made: Any) -> None:
+    """The client's FIN is acknowledged, the server's has not come, and the client resets."""
+    made.client.shutdown(socket.SHUT_WR)
+    made.served.recv(1)
+    transfer(made.served, made.client, 1)
+    linger(made.client)
+    made.client.close()
+
+
+def close_without_waiting(made: Any) -> None:
+    """The client is gone when the server's FIN comes: the kernel has put a smaller thing in its place."""
+    made.client.close()
+    made.served.recv(1)
+    assert made.served.recv(1) == b""
+    made.served.close()
+
+
 ENDINGS = {
     close_client_first: ("CLOSED", "CLOSED"),
     close_server_first: ("CLOSED", "CLOSED"),
@@ -242,6 +259,8 @@ ENDINGS = {
     reset_by_server: ("RESET", "ABORTED"),
     close_with_unread_data: ("RESET", "ABORTED"),
     reset_half_closed: ("ABORTED", "RESET"),
+    reset_in_fin_wait2: ("ABORTED", "RESET"),
+    close_without_waiting: ("CLOSED", "CLOSED"),
 }
 
 

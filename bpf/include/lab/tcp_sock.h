@@ -51,9 +51,16 @@ struct sock_common {
 	__u16 skc_num; /* the local port, host order */
 	unsigned short skc_family;
 	volatile unsigned char skc_state;
+	unsigned long skc_flags;
 	possible_net_t skc_net;
 	struct in6_addr skc_v6_daddr;
 	struct in6_addr skc_v6_rcv_saddr;
+};
+
+/* Bits of skc_flags. */
+enum sock_flags {
+	SOCK_DEAD, /* closed by its process */
+	SOCK_DONE, /* the peer's FIN has come */
 };
 
 struct sock {
