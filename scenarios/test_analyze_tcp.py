@@ -498,3 +498,18 @@ def test_the_picture_is_one_that_the_report_shows(net, bpf):
         drawn = str(safe_svg(analyze.picture(analysis.lives)))
     assert drawn.count("<rect") == 4 + 3
     assert drawn.count("active") == drawn.count("passive") == 1
+
+
+def test_what_a_person_sees(net, bpf):
+    """The view has a row for each end, with the reset and who sent it, and the summary counts what happened."""
+    program = analyze.load(bpf, namespaces=tuple(analyze.inode_of(net[name]) for name in ("client", "server")))
+    with analyze.attached(program), connected(net) as made:
+        shown = analyze.view(program, top=5)
+        next(shown)
+        linger(made)
+        anomalies, connections = next(shown)
+    rows = {row["role"]: row for row in connections.records()}
+    assert anomalies.rows == []
+    assert (rows["active"]["reset"], rows["passive"]["reset"]) == ("by us: abandoned", "by the peer")
+    assert rows["active"]["handshake ms"] > 0
+    assert ", 1 resets sent, 1 received, " in analyze.summary(program)

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -519,6 +520,28 @@ def test_a_long_answer_of_getsockopt_stays_whole(place, net):
     libc, buffer, size = ctypes.CDLL(None, use_errno=True), ctypes.create_string_buffer(65536), ctypes.c_uint32(65536)
     done = libc.getsockopt(client.fileno(), socket.IPPROTO_TCP, socket.TCP_INFO, buffer, ctypes.byref(size))
     assert (done, size.value > 200) == (0, True)
+
+
+def test_the_proxy_that_comes_with_it(net, bpf, place):
+    """lab cgroup_redirect_connect --to ... --serve: proxy and hooks, and what the view says of a connection."""
+    program = redirect.load(bpf, to=("10.0.0.0/8",))
+    here = SimpleNamespace(netns=net["client"], attach=lambda each: [each.attach(place.clients)])
+    listener = place.server()
+    for each in redirect.attach(program, here, serve=True):
+        place.stack.callback(each.detach)
+    with place.clients.entered():
+        client = place.open()
+    client.connect((address(net, "server"), PORT))
+    client.sendall(b"question")
+    served = place.stack.enter_context(listener.accept()[0])
+    served.settimeout(WITHIN_S)
+    assert served.recv(100) == b"question"
+    assert served.getpeername()[1] != client.getsockname()[1]
+    sockets, rules, decided = (table.records() for table in redirect.view(program))
+    assert [(each["protocol"], each["to"], each["port"]) for each in sockets] == [("tcp", address(net, "server"), PORT)]
+    assert rules[0] == {"protocol": "tcp", "prefix": "10.0.0.0/8", "port": "any", "action": "REDIRECT", "hits": 1}
+    assert {"outcome": "redirected", "times": 1} in decided
+    assert redirect.summary(program).startswith("1 redirected, ")
 
 
 TEXTS: dict[str, list[tuple[str, str, int]]] = {

@@ -509,6 +509,25 @@ def test_changes_are_told_where_asked_for(net, bpf, group):
     ]
 
 
+def test_what_a_person_sees(net, bpf, group):
+    """The view has a row for each end with its bytes, a row for the cgroup, and the summary counts both."""
+    program = bpf.load("sockops_track_connection")
+    with program.attach(group), connected(net) as made:
+        transfer(made.client, made.served, 700)
+        track.look(program, group)
+        for name in ("client", "server"):
+            net[name].run(track.look, program)
+        sockets, cgroups = track.view(program, top=5, by="bytes")
+        rows = {row["role"]: row for row in sockets.records()}
+        assert set(rows) == {"active", "passive"}
+        assert (rows["active"]["bytes out"], rows["passive"]["bytes in"]) == (700, 700)
+        assert rows["active"]["local"] == rows["passive"]["remote"]
+        (mine,) = cgroups.records()
+        assert (mine["cgroup"], mine["open"], mine["bytes out"]) == (f"/{group.path.name}", 2, 700)
+        assert len(track.view(program, top=1)[0].rows) == 1
+        assert track.summary(program) == "2 connections, 0 ended"
+
+
 CLIENT = """
 import socket, sys
 held = []
