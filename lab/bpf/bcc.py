@@ -80,8 +80,8 @@ def load(
 
     `section` says what it is, as SEC() would: "xdp", "tc", "sock_ops", "cgroup/connect4",
     "tracepoint/sock/inet_sock_set_state"; of BCC's tracepoint__…, raw_tracepoint__… and kprobe__… functions the name
-    does. `also` names functions of the same section for tail calls: they are in `.programs`, to be put into a
-    BPF_PROG_ARRAY. `macros` are defined for the text.
+    does. `also` names functions that are loaded too and are in `.programs`: of the section that their own name says,
+    or else of the same (for tail calls, to be put into a BPF_PROG_ARRAY). `macros` are defined for the text.
     FeatureMissing without BCC; BuildError, LoadError or VerifierError when it cannot be loaded.
     """
     text, path = _text(source)
@@ -91,8 +91,9 @@ def load(
     try:
         stem = fn if path == TEXT else Path(path).name.partition(".")[0]
         loaded = Loaded(path, stem, Maps(), Globals({}), lambda: _release(module))
+        hooks = {name: _hook(name, _section_of(name) or hook.section) for name in also} | {fn: hook}
         for name in (fn, *also):
-            loaded.programs[name] = _load(module, loaded, name, hook)
+            loaded.programs[name] = _load(module, loaded, name, hooks[name])
         loaded.maps.update(_maps(module))
     except BaseException:
         _release(module)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import struct
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
@@ -11,11 +12,15 @@ from lab.bpf import run as runs
 from lab.bpf.globals import Globals
 from lab.bpf.run import RunResult as RunResult
 from lab.errors import LoadError, MapError
+from lab.kernel import bpf
 from lab.model.action import Direction, Mode
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachment
     from lab.model.target import NamespaceTarget
+
+MISSES_IN_PROGRAM = 208
+"""Offset of recursion_misses in struct bpf_prog_info."""
 
 
 @dataclass(frozen=True)
@@ -176,6 +181,13 @@ class Program:
         from lab.bpf.attachment import attach
 
         return attach(self, target, mode=mode, direction=direction, **options)
+
+    @property
+    def misses(self) -> int:
+        """How often the kernel did not run it, because it was running on that CPU already (a tracer that an interrupt
+        met in the middle); 0 on kernels before 5.12, which do not count."""
+        info = bpf.object_info(self.fd)
+        return int(struct.unpack_from("=Q", info, MISSES_IN_PROGRAM)[0]) if len(info) >= MISSES_IN_PROGRAM + 8 else 0
 
     @property
     def can_load_again(self) -> bool:

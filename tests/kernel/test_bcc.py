@@ -177,6 +177,48 @@ def test_a_tail_call_goes_to_another_function_of_the_text(bpf: Loader) -> None:
     assert program.run(bytes(64)).action is Action.XDP_TX
 
 
+BOTH = """
+BPF_PERCPU_ARRAY(runs, u64, 1);
+
+TRACEPOINT_PROBE(bpf_trace, bpf_trace_printk) { return 0; }
+
+RAW_TRACEPOINT_PROBE(bpf_trace_printk)
+{
+	int first = 0;
+	u64 *seen = runs.lookup(&first);
+
+	if (seen)
+		++*seen;
+	bpf_trace_printk("this tracepoint is met by its own tracer");
+	return 0;
+}
+
+RAW_TRACEPOINT_PROBE(sys_enter)
+{
+	if (ctx->args[1] == CALL && bpf_get_current_pid_tgid() >> 32 == PID)
+		bpf_trace_printk("as often as the call is made");
+	return 0;
+}
+"""
+
+
+@pytest.mark.needs("tracepoint")
+def test_functions_of_several_hooks_share_their_maps_and_count_what_they_miss(bpf: Loader) -> None:
+    """Each is of the section that its name says; a tracer that calls its own tracepoint is not run in itself."""
+    names = ("tracepoint__bpf_trace__bpf_trace_printk", "raw_tracepoint__bpf_trace_printk", "raw_tracepoint__sys_enter")
+    call = {"x86_64": 110, "aarch64": 173}[os.uname().machine]  # getppid
+    program = bpf.load_bcc(BOTH, names[0], also=names[1:], PID=os.getpid(), CALL=call)
+    met, calling = (program.programs[name] for name in names[1:])
+    assert [each.type for each in program.programs.values()] == ["tracepoint", "raw_tracepoint", "raw_tracepoint"]
+
+    with met.attach(), calling.attach():
+        for _ in range(3):
+            os.getppid()
+
+    assert program.maps["runs"].total(0) == met.misses >= 3
+    assert calling.misses == 0
+
+
 EVENTS = """
 struct event {
 	u8 first;
