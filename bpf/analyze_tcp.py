@@ -394,17 +394,19 @@ def read_counters() -> dict[str, int]:
 
 # ---- For the report ----
 
+WAITS, OPEN, WE_CLOSED, PEER_CLOSED = "#d9a300", "#4c9f70", "#7c8fb5", "#a98bb8"
 COLOURS = {
-    "SYN_SENT": "#d9a300",
-    "SYN_RECV": "#d9a300",
-    "ESTABLISHED": "#4c9f70",
-    "FIN_WAIT1": "#7c8fb5",
-    "FIN_WAIT2": "#7c8fb5",
-    "CLOSING": "#7c8fb5",
-    "CLOSE_WAIT": "#a98bb8",
-    "LAST_ACK": "#a98bb8",
+    **dict.fromkeys(("SYN_SENT", "SYN_RECV"), WAITS),
+    "ESTABLISHED": OPEN,
+    **dict.fromkeys(("FIN_WAIT1", "FIN_WAIT2", "CLOSING"), WE_CLOSED),
+    **dict.fromkeys(("CLOSE_WAIT", "LAST_ACK"), PEER_CLOSED),
 }
-MARKS = {"RETRANSMIT": "#c0392b", "RESET_SENT": "#000000", "RESET_RECEIVED": "#000000", "ZERO_WINDOW": "#e67e22"}
+NO_ROOM, AGAIN, RESET = "#e67e22", "#c0392b", "#7a1fa2"
+MARKS = {"RETRANSMIT": AGAIN, "RESET_SENT": RESET, "RESET_RECEIVED": RESET}
+LEGEND = {
+    "handshake": WAITS, "established": OPEN, "we closed first": WE_CLOSED, "the peer closed first": PEER_CLOSED,
+    "retransmit": AGAIN, "reset": RESET, "no window": NO_ROOM,
+}  # fmt: skip
 NAME_WIDTH, BAR_WIDTH, ROW_HEIGHT = 330, 560, 22
 
 
@@ -413,40 +415,56 @@ def picture(lives: list[Life], most: int = 30) -> str:
     shown = [each for each in lives if each.moments][:most]
     first = min((each.moments[0].at_ns for each in shown), default=0)
     last = max((max(each.moments[-1].at_ns, each.closed_ns) for each in shown), default=1)
-    scale = BAR_WIDTH / max(last - first, 1)
-    rows = [_row(life, place, first, last, scale) for place, life in enumerate(shown)]
+    scale = _Scale(first, last)
+    rows = [_row(life, place * ROW_HEIGHT, scale) for place, life in enumerate(shown)]
     height = ROW_HEIGHT * (len(shown) + 2)
-    axis = f"0 to {(last - first) / NS_PER_MS:.1f} ms"
-    words = (
-        "waiting for the handshake, ESTABLISHED, we closed first, the peer closed first; | retransmit, reset, no window"
-    )
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {NAME_WIDTH + BAR_WIDTH + 10} {height}" font-size="11">'
-        + "".join(rows)
-        + _text(NAME_WIDTH, ROW_HEIGHT * (len(shown) + 1) - 6, axis)
-        + _text(0, height - 6, words)
-        + "</svg>"
-    )
+    size = f'viewBox="0 0 {NAME_WIDTH + BAR_WIDTH + 10} {height}" font-size="11" fill="currentColor"'
+    axis = _text(NAME_WIDTH, height - ROW_HEIGHT - 6, f"0 to {(last - first) / NS_PER_MS:.1f} ms")
+    return f'<svg xmlns="http://www.w3.org/2000/svg" {size}>{"".join(rows)}{axis}{_legend(height - 6)}</svg>'
 
 
-def _row(life: Life, place: int, first: int, last: int, scale: float) -> str:
-    top = place * ROW_HEIGHT
+@dataclass(frozen=True)
+class _Scale:
+    """From times to places."""
+
+    first_ns: int
+    last_ns: int
+
+    def x(self, at_ns: int) -> float:
+        return NAME_WIDTH + (at_ns - self.first_ns) * BAR_WIDTH / max(self.last_ns - self.first_ns, 1)
+
+    def bar(self, start_ns: int, end_ns: int, top: float, height: float, colour: str) -> str:
+        width = max(self.x(end_ns) - self.x(start_ns), 1)
+        return _rect(self.x(start_ns), top, width, height, colour)
+
+
+def _row(life: Life, top: int, scale: _Scale) -> str:
+    end_ns = life.closed_ns or scale.last_ns
     parts = [_text(0, top + 15, f"{life.name} {life.role.lower()}")]
     changes = [each for each in life.moments if each.what == "STATE"]
-    ends = [*(each.at_ns for each in changes[1:]), life.closed_ns or last]
-    for change, end in zip(changes, ends, strict=True):
+    for change, next_ns in zip(changes, [*(each.at_ns for each in changes[1:]), end_ns], strict=True):
         if change.state in COLOURS:
-            x, width = NAME_WIDTH + (change.at_ns - first) * scale, max((end - change.at_ns) * scale, 1)
-            colour = COLOURS[change.state]
-            parts.append(
-                f'<rect x="{x:.1f}" y="{top + 3}" width="{width:.1f}" height="{ROW_HEIGHT - 6}" fill="{colour}"/>'
-            )
-    for moment in life.moments:
-        if moment.what in MARKS:
-            x = NAME_WIDTH + (moment.at_ns - first) * scale
-            place_of = f'x1="{x:.1f}" x2="{x:.1f}" y1="{top}" y2="{top + ROW_HEIGHT}"'
-            parts.append(f'<line {place_of} stroke="{MARKS[moment.what]}" stroke-width="2"/>')
+            parts.append(scale.bar(change.at_ns, next_ns, top + 3, ROW_HEIGHT - 6, COLOURS[change.state]))
+    for place, moment in enumerate(life.moments):
+        if moment.what == "ZERO_WINDOW":
+            later = life.moments[place:]
+            opened_ns = next((each.at_ns for each in later if each.what == "WINDOW_OPEN"), end_ns)
+            parts.append(scale.bar(moment.at_ns, opened_ns, top + 13, 6, NO_ROOM))
+        elif moment.what in MARKS:
+            parts.append(_rect(scale.x(moment.at_ns) - 1, top, 2, ROW_HEIGHT, MARKS[moment.what]))
     return "".join(parts)
+
+
+def _legend(y: float) -> str:
+    parts, x = [], 0.0
+    for words, colour in LEGEND.items():
+        parts += [_rect(x, y - 9, 10, 10, colour), _text(x + 14, y, words)]
+        x += 32 + 6 * len(words)
+    return "".join(parts)
+
+
+def _rect(x: float, y: float, width: float, height: float, colour: str) -> str:
+    return f'<rect x="{x:.1f}" y="{y:.1f}" width="{width:.1f}" height="{height:.1f}" fill="{colour}"/>'
 
 
 def _text(x: float, y: float, words: str) -> str:

@@ -311,7 +311,7 @@ def test_a_reader_that_does_not_read(net, bpf, ip):
 
         def closed() -> bool:
             both = lives(analysis)
-            return bool(both["ACTIVE"].zero_times[0] and both["PASSIVE"].zero_times[1])
+            return both["ACTIVE"].zero_ms[0] > 1 and both["PASSIVE"].zero_ms[1] > 1
 
         wait_until(closed, within_s=WITHIN_S, what="a window of zero on both sides")
         anomalies = {each.where: each for each in analysis.anomalies()}
@@ -488,7 +488,7 @@ def test_samples(net, bpf):
 
 
 def test_the_picture_is_one_that_the_report_shows(net, bpf):
-    """A bar for each state of each connection; nothing is taken out of it as unsafe."""
+    """A bar for each state of each connection, a legend, and both names; nothing is taken out of it as unsafe."""
     from lab.report.drawing import safe_svg
 
     with watching(net, bpf) as analysis:
@@ -496,7 +496,7 @@ def test_the_picture_is_one_that_the_report_shows(net, bpf):
             close_both(made)
         analysis.collect()
         drawn = str(safe_svg(analyze.picture(analysis.lives)))
-    assert drawn.count("<rect") == 4 + 3
+    assert drawn.count("<rect") == 4 + 3 + len(analyze.LEGEND)
     assert drawn.count("active") == drawn.count("passive") == 1
 
 
