@@ -1,143 +1,206 @@
-"""Added latency: what attaching a program adds to a path, by timestamps taken in the kernel.
+"""Added latency: what attaching a program adds to a path, as a distribution, and what of that is the hook's.
 
-Two networks of one topology are up at once, one with the program and one without. One thread sends a frame into
-each in turn (with, without, without, with, ...), so that both see the same noise. A tc program stamps the frame when it
-leaves the source and another when it arrives behind the program; on one CPU nothing else runs in between.
+The same frames go through networks of one topology that take turns (`lab.bench.arms`): one with the program, one with
+an empty program at the same hook, and two that are bare. The difference of the bare two, who should be alike, is the
+A/A figure: what the instrument sees where nothing is. All four are made afresh several times; a figure is the mean over
+these repetitions, and its interval is theirs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from lab import instruments
+from lab.bench import histogram
+from lab.bench.arms import AGAIN, HOOK, WARM_UP, WITH, WITHOUT, Arm, ProbeMaker, repetition
+from lab.bench.inference import Estimate, estimate
 from lab.bench.isolation import isolated
+from lab.bench.kernel_stamp import SLOTS, KernelStamp
 from lab.bench.path import Path
-from lab.bench.proof import met_by
 from lab.errors import MeasurementError
 from lab.model import statistics
-from lab.model.action import Direction
 from lab.model.measurement import Limit, Measurement, Trial
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from numpy.typing import NDArray
 
     from lab.bpf.program import Program
 
-METHOD = "kernel_stamp"
-WARM_UP = 200
-SLOTS = 16384
-"""Samples that the stamping program can hold (SAMPLES in stamp.bpf.c)."""
+REPETITIONS = 8
+LEAST_FRAMES = 100
+MOST_FRAMES = SLOTS - WARM_UP
+"""Of one repetition."""
+RAW_SAMPLES = 8192
+"""Of an arm that are stored as they are; of more, every n-th. The histogram holds all."""
+ADDED = {name: fraction for name, fraction in statistics.QUANTILES.items() if name != "p999"}
+"""Quantiles of which the difference means something: p99.9 is interrupts, of 20 µs and more, in every arm."""
+
+Taken = Sequence[Mapping[str, "NDArray[Any]"]]
+"""ns of each frame, by repetition and arm."""
 
 
-class _Arm:
-    """One network with its stamps; `fire` sends one frame."""
+@dataclass(frozen=True)
+class Trials:
+    """How many frames in each arm, over how many fresh networks."""
 
-    def __init__(self, stamps: Program, send: Any, frame: bytes) -> None:
-        self._stamps = stamps
-        self._send = send
-        self._frame = frame
+    frames: int = 16_000
+    repetitions: int = REPETITIONS
 
-    def fire(self) -> None:
-        self._send(self._frame)
-
-    def samples(self) -> tuple[int, ...]:
-        """ns from departure to arrival of every frame but the warm-up, in order."""
-        return tuple(self._stamps.globals["samples"][WARM_UP : self.arrived])
+    def __post_init__(self) -> None:
+        most = MOST_FRAMES * self.repetitions
+        if not 2 <= self.repetitions <= 100:
+            raise MeasurementError(f"measure latency {self.repetitions} times: 2 to 100 repetitions are possible")
+        if not LEAST_FRAMES * self.repetitions <= self.frames <= most:
+            raise MeasurementError(
+                f"measure latency with {self.frames} frames: {LEAST_FRAMES * self.repetitions} to {most} are possible "
+                f"in {self.repetitions} repetitions"
+            )
 
     @property
-    def arrived(self) -> int:
-        return int(self._stamps.globals["arrived"])
+    def frames_each(self) -> int:
+        """Frames in each arm of a repetition."""
+        return -(-self.frames // self.repetitions)
 
 
 def measure_added_latency(
-    program: Program, path: Path, frame: Any, *, frames: int = 4000, below_ns: float | None = None, subject: str = ""
+    program: Program,
+    path: Path,
+    frame: Any,
+    *,
+    frames: int = 16_000,
+    repetitions: int = REPETITIONS,
+    below_ns: float | None = None,
+    subject: str = "",
 ) -> Measurement:
     """The difference in ns, quantile by quantile, between the path with the program and the one without.
 
     `frame` is bytes, a scapy packet, or a function of the network that gives one. `below_ns` is the author's promise
     for p99. MeasurementError when frames were lost in an arm: then the path is not what was meant to be measured.
     """
-    if not 100 <= frames <= SLOTS - WARM_UP:
-        raise MeasurementError(f"measure added latency with {frames} frames: 100 to {SLOTS - WARM_UP} are possible")
+    trials = Trials(frames, repetitions)
     with ExitStack() as stack:
-        arms = {
-            "with": stack.enter_context(_arm(path, frame, program)),
-            "without": stack.enter_context(_arm(path, frame, None)),
-        }
-        with isolated():
-            with met_by(program, WARM_UP, path.at):
-                _interleave(arms["with"], arms["without"], WARM_UP)
-            _interleave(arms["with"], arms["without"], frames)
-        for name, arm in arms.items():
-            _check_arrived(name, path, arm.arrived, frames + WARM_UP)
-        samples = {name: arm.samples() for name, arm in arms.items()}
-    return _measurement(program, subject or path.how, samples, below_ns)
+        arms = [Arm(WITH, program), *_hook(program, stack), Arm(WITHOUT), Arm(AGAIN)]
+        taken = take(path, arms, stamped(frame), trials)
+    return Report(program.name, subject or path.how, "kernel_stamp", taken).measurement(below_ns)
 
 
-@contextmanager
-def _arm(path: Path, frame: Any, program: Program | None) -> Iterator[_Arm]:
-    from lab import bpf
-    from lab.traffic.network import Network
+def stamped(frame: Any) -> ProbeMaker:
+    """Times a frame (bytes, a scapy packet, or a function of the network that gives one) by stamps in the kernel."""
 
-    with Network(path.topology) as network, ExitStack() as stack:
-        if path.prepare:
-            path.prepare(network)
-        if program:
-            stack.enter_context(path.attach(program, network))
-        stamps = stack.enter_context(bpf.load(instruments.path("stamp")))
-        sink = path.sink if program else path.sink_without or path.sink
-        sent, arrived = stamps.programs["stamp_sent"], stamps.programs["stamp_arrived"]
-        stack.enter_context(sent.attach(network.interface(path.source), direction=Direction.EGRESS))
-        stack.enter_context(arrived.attach(network.interface(sink), direction=Direction.INGRESS))
-        socket = stack.enter_context(network.packet_socket(path.source))
-        yield _Arm(stamps, socket.send, bytes(frame(network) if callable(frame) else frame))
+    def make(network: Any, path: Path, sink: str) -> KernelStamp:
+        return KernelStamp(bytes(frame(network) if callable(frame) else frame), network, path, sink)
+
+    return make
 
 
-def _interleave(first: _Arm, second: _Arm, frames: int) -> None:
-    """One frame to each arm in turn, and the order turned about each time (A B, B A, ...)."""
-    for round_ in range(frames):
-        early, late = (first, second) if round_ % 2 else (second, first)
-        early.fire()
-        late.fire()
+def take(path: Path, arms: Sequence[Arm], make: ProbeMaker, trials: Trials) -> Taken:
+    """All repetitions, on one core that is held for them."""
+    with isolated() as core:
+        again = partial(repetition, path, arms, make, trials.frames_each, core)
+        return [again(silent=count > 0) for count in range(trials.repetitions)]
 
 
-def _check_arrived(name: str, path: Path, arrived: int, offered: int) -> None:
-    if arrived == offered:
-        return
-    raise MeasurementError(
-        f"measure added latency at {path.at}: {arrived} of {offered} frames arrived {name} the program",
-        mend="send a frame that the program lets pass to `sink`, and name the `sink_without` of the bare path",
-    )
+def _hook(program: Program, stack: ExitStack) -> list[Arm]:
+    """An arm with an empty program of the same kind; none for programs that are neither XDP nor tc."""
+    from lab.bench.driver import load_instrument
+
+    try:
+        return [Arm(HOOK, stack.enter_context(load_instrument("empty", program)))]
+    except MeasurementError:
+        return []
 
 
-def _measurement(
-    program: Program, subject: str, samples: dict[str, tuple[int, ...]], below_ns: float | None
-) -> Measurement:
-    ordered = {name: sorted(values) for name, values in samples.items()}
-    added = {
-        name: float(statistics.quantile(ordered["with"], fraction) - statistics.quantile(ordered["without"], fraction))
-        for name, fraction in statistics.QUANTILES.items()
-    }
-    below_10us = sum(value < 10_000 for value in samples["with"]) / len(samples["with"])
-    return Measurement(
-        metric="added_latency",
-        method=METHOD,
-        unit="ns",
-        program=program.name,
-        subject=subject,
-        headline="p50",
-        summary={**added, "n": float(len(samples["with"])), "share_below_10us": below_10us},
-        interval=_interval(samples),
-        trials=tuple(Trial(name, values) for name, values in samples.items()),
-        limit=Limit("p99", below_ns) if below_ns is not None else None,
-        remarks=("one frame in flight, one CPU; p99.9 is mostly interrupts, in both arms",),
-    )
+@dataclass(frozen=True)
+class Report:
+    """The figures of one measurement."""
+
+    program: str
+    subject: str
+    method: str
+    taken: Taken
+
+    def measurement(self, below_ns: float | None = None) -> Measurement:
+        """Differences by quantile, their intervals, the arms' own figures and histograms."""
+        added = {name: self.difference(WITH, fraction) for name, fraction in ADDED.items()}
+        return Measurement(
+            metric="added_latency",
+            method=self.method,
+            unit="ns",
+            program=self.program,
+            subject=self.subject,
+            headline="p50",
+            summary={**{name: each.value for name, each in added.items()}, **self._more()},
+            interval=(added["p50"].low, added["p50"].high),
+            trials=tuple(self._trials(added)),
+            limit=Limit("p99", below_ns) if below_ns is not None else None,
+            remarks=tuple(self._remarks()),
+        )
+
+    def difference(self, arm: str, fraction: float) -> Estimate:
+        """What the arm's quantile is above that of the bare path, of which there are two."""
+        return estimate([_quantile(each[arm], fraction) - _bare(each, fraction) for each in self.taken])
+
+    def alike(self) -> Estimate:
+        """The A/A figure: the difference of the medians of two paths without the program."""
+        return estimate([_quantile(each[WITHOUT], 0.5) - _quantile(each[AGAIN], 0.5) for each in self.taken])
+
+    @property
+    def _arms(self) -> list[str]:
+        return list(self.taken[0])
+
+    def samples(self, arm: str) -> NDArray[Any]:
+        """ns of all frames of an arm, in order."""
+        import numpy
+
+        return numpy.concatenate([each[arm] for each in self.taken])
+
+    def _more(self) -> dict[str, float]:
+        whole, bare = self.samples(WITH), self.samples(WITHOUT)
+        more = {"aa_p50": self.alike().value}
+        if HOOK in self._arms:
+            more["hook_p50"] = self.difference(HOOK, 0.5).value
+        for name, fraction in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+            more[f"{name}_with"], more[f"{name}_without"] = _quantile(whole, fraction), _quantile(bare, fraction)
+        return {**more, "n": float(len(whole)), "share_below_10us": float((whole < 10_000).mean())}
+
+    def _trials(self, added: Mapping[str, Estimate]) -> list[Trial]:
+        trials = []
+        for arm in self._arms:
+            samples = self.samples(arm)
+            every = -(-len(samples) // RAW_SAMPLES)
+            facts = {
+                "taken": len(samples),
+                "every": every,
+                "repetitions": len(self.taken),
+                "histogram": histogram.encode(samples),
+            }
+            if arm == WITH:
+                facts["intervals"] = {name: [each.low, each.high] for name, each in added.items()}
+            trials.append(Trial(arm, tuple(map(int, samples[::every])), facts))
+        return trials
+
+    def _remarks(self) -> list[str]:
+        alike = self.alike()
+        said = [
+            f"A/A: two paths without the program differ by {alike.value:.1f} ns ({alike.low:.1f} to {alike.high:.1f})",
+            f"mean over {len(self.taken)} fresh networks; one frame in flight, one CPU",
+            "p99.9 is mostly interrupts, in every arm, and is not subtracted",
+        ]
+        if HOOK in self._arms:
+            hook = self.difference(HOOK, 0.5)
+            said.insert(0, f"an empty program at the same hook adds {hook.value:.0f} ns of it")
+        return said
 
 
-def _interval(samples: Mapping[str, Sequence[int]]) -> tuple[float, float]:
-    """Of the difference of medians: the intervals of both arms, taken at their worst together."""
-    low, high = statistics.median_interval(samples["with"])
-    bare_low, bare_high = statistics.median_interval(samples["without"])
-    return low - bare_high, high - bare_low
+def _bare(taken: Mapping[str, NDArray[Any]], fraction: float) -> float:
+    return (_quantile(taken[WITHOUT], fraction) + _quantile(taken[AGAIN], fraction)) / 2
+
+
+def _quantile(samples: NDArray[Any], fraction: float) -> float:
+    """Nearest rank, as `lab.model.statistics` has it."""
+    import numpy
+
+    return float(numpy.quantile(samples, fraction, method="inverted_cdf"))
