@@ -86,4 +86,4 @@ def test_a_round_trip(net, bpf, bench, connections, watched):
 
         subject = f"round trip, {connections:,} connection{'s' * (connections > 1)}{'' if watched else ', not watched'}"
         bench.overhead(round_trip, partial(analyze.attached, program), program=NAME, subject=subject)
-        assert len(program.maps["connections"]) == 2 * connections * watched
+        assert (len(program.maps["connections"]) > 1) == watched
