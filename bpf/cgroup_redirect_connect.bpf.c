@@ -569,7 +569,8 @@ static __always_inline bool learn(struct source_key *key, __u64 cookie, __u32 sl
 	source.cookie = cookie;
 	source.peer = *peer_in(redirect, slot);
 	source.pid = redirect->pid;
-	known = bpf_map_lookup_elem(&sources, key);
+	/* TCP comes here once, but UDP with each datagram, and mostly finds all as it should be. */
+	known = key->protocol == IPPROTO_UDP ? bpf_map_lookup_elem(&sources, key) : NULL;
 	if (!known || known->cookie != cookie || !is_asked(&known->peer, &source.peer))
 		bpf_map_update_elem(&sources, key, &source, BPF_ANY);
 	return true;
