@@ -35,9 +35,9 @@
  * MACROS
  *   PID, UID, PORT                    only connections of this process, of this user, to this port
  *   CONNECTIONS 65536                 under way at once
- *   RING_PAGES 64                     of the ring buffer, a power of two
+ *   RING_PAGES 1024                   of the ring buffer, a power of two: 40,000 events
  *   NO_SYSCALLS                       without the hooks on connect(), which cost each system call of the machine some
- *                                     60 ns: what is REFUSED_HERE is not seen then, or seen as GIVEN_UP
+ *                                     40 ns: what is REFUSED_HERE is not seen then, or seen as GIVEN_UP
  *   RAW_SYSCALLS                      hooks every system call instead of connect(): for kernels without
  *                                     CONFIG_FTRACE_SYSCALLS
  *   SOCK_ERR, TASK_FILES, ...         where the kernel's structures have what is read, as its BTF says
@@ -59,7 +59,7 @@
 #define CONNECTIONS 65536
 #endif
 #ifndef RING_PAGES
-#define RING_PAGES 64
+#define RING_PAGES 1024
 #endif
 #define AF_INET	       2
 #define AF_INET6       10

@@ -127,7 +127,7 @@ def load(
     refusals: bool = True,
     every_call: bool = False,
     connections: int = 65_536,
-    ring_pages: int = 64,
+    ring_pages: int = 1024,
 ) -> Program:
     """The program, with what it traces narrowed down in the kernel.
 

@@ -29,6 +29,7 @@ BATCHES = 12
 """Of one arm in a row: their median is not moved by an interrupt."""
 BLOCKS = 8
 WARM_UP_BATCHES = 2
+WARM_UP_CALLS = 20
 
 
 @dataclass
@@ -97,7 +98,8 @@ def _timed(operation: Callable[[], Any], calls: int) -> int:
 
 
 def _calls_within(operation: Callable[[], Any], batch_ns: int) -> int:
-    """How many calls take about so long; at least one."""
+    """How many calls take about so long once they are warm; at least one."""
+    _timed(operation, WARM_UP_CALLS)
     calls = 1
     while (taken := _timed(operation, calls)) < batch_ns / 4:
         calls *= 4
