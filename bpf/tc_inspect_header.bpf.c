@@ -32,7 +32,7 @@
  * KERNEL 5.10 or later by the helpers it calls (ring buffer 5.8); tried on 6.18.
  *
  * NOT HANDLED
- *   What is inside a tunnel, or quoted in an ICMP error; MPLS, PPPoE, LLC: payload. Options of hop-by-hop and
+ *   What is inside a tunnel, or quoted in an ICMP error; MPLS, PPPoE, LLC, AH over IPv4: payload. Options of hop-by-hop and
  *   destination headers, options of neighbour discovery: their bytes are counted, not read. Checksums are reported, not
  *   verified: what a local socket sends has half a checksum at egress. A GSO frame is one event (`segments`): what the
  *   wire will see as many.
@@ -261,9 +261,10 @@ struct event {
  */
 struct work {
 	struct event event;
-	__u32 at;    /* of the frame: where the next header begins */
-	__u32 end;   /* no header reaches beyond */
-	__u32 start; /* of the frame: what is in the window */
+	__u32 unsampled; /* frames until the next is looked at */
+	__u32 at;	 /* of the frame: where the next header begins */
+	__u32 end;	 /* no header reaches beyond */
+	__u32 start;	 /* of the frame: what is in the window */
 	__u32 held;
 	volatile __u32 option; /* of a header's options: where the next begins */
 	__u8 window[WINDOW + LONGEST];
@@ -296,11 +297,12 @@ struct {
 } works SEC(".maps");
 
 /* A per-CPU slot: tc runs with bottom halves disabled, so nobody else writes it now. */
-static __always_inline __u64 count(enum outcome outcome)
+static __always_inline void count(enum outcome outcome)
 {
 	__u64 *slot = bpf_map_lookup_elem(&counts, &outcome);
 
-	return slot ? (*slot)++ : 0;
+	if (slot)
+		*slot += 1;
 }
 
 /* ---- The window ---- */
@@ -860,15 +862,26 @@ static __always_inline bool is_wanted(const struct event *event)
 	return !is_masked() || has_wanted_address(event);
 }
 
+/* The first, and then one of so many: counted down, for a division costs more than all else here. */
+static __always_inline bool is_sampled(struct work *work)
+{
+	if (work->unsampled) {
+		work->unsampled--;
+		return false;
+	}
+	work->unsampled = sample - 1;
+	return true;
+}
+
 static __always_inline int inspect(struct __sk_buff *skb, enum direction direction)
 {
 	__u32 only = 0;
 	struct work *work = bpf_map_lookup_elem(&works, &only);
-	__u64 seen = count(SEEN);
 
+	count(SEEN);
 	if (!work)
 		return TC_ACT_UNSPEC;
-	if (sample > 1 && seen % sample) {
+	if (sample > 1 && !is_sampled(work)) {
 		count(NOT_SAMPLED);
 		return TC_ACT_UNSPEC;
 	}
