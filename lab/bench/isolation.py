@@ -15,7 +15,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from lab.errors import MeasurementError
-from lab.kernel import scheduler
+from lab.kernel import disturbance, scheduler
 
 TRIED = 8
 """CPUs at most that are tried out, of those with the fewest interrupts so far."""
@@ -110,21 +110,21 @@ def _chosen(stack: ExitStack) -> Core:
 
 def _quietest(cpus: set[int], quiet: set[int]) -> int:
     """As tried just now. MeasurementError when none takes this thread."""
-    before, start = scheduler.device_interrupts(), time.monotonic()
+    before, start = disturbance.device_interrupts(), time.monotonic()
     lost = {}
     for cpu in sorted(cpus, key=lambda cpu: (cpu not in quiet, before.get(cpu, 0)))[:TRIED]:
         with suppress(OSError):  # taken offline, or not in this cgroup's cpuset
             lost[cpu] = scheduler.time_lost(cpu, TRIAL_S)
     if not lost:
         raise MeasurementError(f"choose a CPU to measure on: none of {sorted(cpus)} takes this thread")
-    after, passed = scheduler.device_interrupts(), time.monotonic() - start
+    after, passed = disturbance.device_interrupts(), time.monotonic() - start
 
-    def disturbance(cpu: int) -> tuple[bool, int, int, bool, int]:
+    def unrest(cpu: int) -> tuple[bool, int, int, bool, int]:
         interrupts = (after.get(cpu, 0) - before.get(cpu, 0)) / passed
         noise = int(lost[cpu] / EQUAL_SHARE), int(interrupts / EQUAL_INTERRUPTS_PER_S)
         return (cpu not in quiet, *noise, cpu == 0, cpu)
 
-    return min(lost, key=disturbance)
+    return min(lost, key=unrest)
 
 
 def _core(cpu: int, quiet: set[int], *, alone: bool) -> Core:

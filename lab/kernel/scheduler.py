@@ -105,21 +105,6 @@ def time_lost(cpu: int, within_s: float) -> float:
     return max(0.0, 1 - (time.thread_time() - own) / passed)
 
 
-def device_interrupts() -> dict[int, int]:
-    """How many interrupts of devices each CPU that is online has served since boot, by /proc/interrupts.
-
-    Timers, rescheduling and calls between CPUs, which have names and no numbers, are not counted.
-    """
-    with Path("/proc/interrupts").open("rb") as file:
-        served = {int(name.removeprefix(b"CPU")): 0 for name in file.readline().split()}
-        for line in file:
-            label, _, rest = line.partition(b":")
-            if label.strip().isdigit():
-                for cpu, count in zip(served, rest.split(), strict=False):  # names of the device follow
-                    served[cpu] += int(count)
-    return served
-
-
 @contextmanager
 def first_in_first_out() -> Iterator[None]:
     """This thread at SCHED_FIFO, before all that is not real-time; its children are not. PermissionError without right.

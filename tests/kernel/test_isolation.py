@@ -14,7 +14,7 @@ import pytest
 
 from lab.bench import isolation
 from lab.bench.isolation import isolated
-from lab.kernel import scheduler
+from lab.kernel import disturbance, scheduler
 
 HOLD = """
 import pathlib, sys
@@ -150,5 +150,5 @@ def test_a_busy_neighbour_is_felt(cpu: int) -> None:
 def test_the_quietest_cpu_is_chosen(lost, quiet, chosen: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """An isolated one, else the one that loses least, and CPU 0 only where it is quieter than the rest."""
     monkeypatch.setattr(scheduler, "time_lost", lambda cpu, _: lost[cpu])
-    monkeypatch.setattr(scheduler, "device_interrupts", dict)
+    monkeypatch.setattr(disturbance, "device_interrupts", dict)
     assert isolation._quietest(set(lost), quiet) == chosen
