@@ -13,12 +13,32 @@ from lab.model.run import Environment
 SETTINGS = (
     "net/core/bpf_jit_enable",
     "net/core/bpf_jit_harden",
+    "net/core/bpf_jit_kallsyms",
+    "net/core/bpf_jit_limit",
+    "net/core/default_qdisc",
+    "net/core/dev_weight",
     "net/core/netdev_budget",
+    "net/core/netdev_budget_usecs",
     "net/core/netdev_max_backlog",
     "net/core/rmem_max",
+    "net/ipv4/tcp_congestion_control",
     "kernel/bpf_stats_enabled",
+    "kernel/sched_rt_period_us",
+    "kernel/sched_rt_runtime_us",
     "kernel/unprivileged_bpf_disabled",
 )
+CPUS = Path("/sys/devices/system/cpu")
+PROCESSOR = {
+    "cpu.governor": CPUS / "cpu0/cpufreq/scaling_governor",
+    "cpu.smt": CPUS / "smt/active",
+    "cpu.no_turbo": CPUS / "intel_pstate/no_turbo",
+    "cpu.isolated": CPUS / "isolated",
+    "cpu.nohz_full": CPUS / "nohz_full",
+    "clocksource": Path("/sys/devices/system/clocksource/clocksource0/current_clocksource"),
+    "machine": Path("/sys/class/dmi/id/product_name"),
+    "transparent_hugepage": Path("/sys/kernel/mm/transparent_hugepage/enabled"),
+}
+"""Absent on most virtual machines, and then not in the settings."""
 GIT_OPTIONS = (
     *("-c", "safe.directory=*", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null"),
     "--no-optional-locks",
@@ -38,7 +58,7 @@ def read_environment(project: Path) -> Environment:
         dirty=bool(_git(project, "status", "--porcelain")),
         bpf_jit={"0": "off", "1": "on", "2": "on, debug"}.get(_sysctl("net/core/bpf_jit_enable"), "unknown"),
         tools={"python": platform.python_version(), **_package_versions()},
-        settings={name.replace("/", "."): _sysctl(name) for name in SETTINGS} | _processor_settings(),
+        settings={name.replace("/", "."): _sysctl(name) for name in SETTINGS} | _processor_settings() | _mitigations(),
     )
 
 
@@ -50,15 +70,19 @@ def _cpu_model() -> str:
 
 
 def _processor_settings() -> dict[str, str]:
-    """Frequency governor, turbo and hyper-threading; absent on most virtual machines."""
-    cpu = Path("/sys/devices/system/cpu")
-    found = {
-        "cpu.governor": _text(cpu / "cpu0/cpufreq/scaling_governor"),
-        "cpu.smt": _text(cpu / "smt/active"),
-        "cpu.no_turbo": _text(cpu / "intel_pstate/no_turbo"),
-        "cpu.hypervisor": "yes" if " hypervisor" in _text(Path("/proc/cpuinfo")) else "no",
-    }
+    """Frequency, turbo, hyper-threading, isolated CPUs, the clock, and what the kernel was built as."""
+    found = {name: _text(path) for name, path in PROCESSOR.items()}
+    found["cpu.hypervisor"] = "yes" if " hypervisor" in _text(Path("/proc/cpuinfo")) else "no"
+    found["kernel.build"] = platform.version()  # "#1 SMP PREEMPT_DYNAMIC" and its date: two builds of one release
     return {name: value for name, value in found.items() if value}
+
+
+def _mitigations() -> dict[str, str]:
+    """What the kernel does against each weakness of the processor: retpolines alone cost a tail call its double."""
+    folder = CPUS / "vulnerabilities"
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else []
+    told = {f"mitigation.{name}": _text(folder / name) for name in names}
+    return {name: value for name, value in told.items() if value != "Not affected"}
 
 
 def _package_versions() -> dict[str, str]:
