@@ -163,7 +163,7 @@ class Gatherer:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         """One phase of one test; under pytest-xdist it comes from a worker."""
         reason = "" if report.passed else _reason(report)
-        self.session.add(report.nodeid, report.when or "call", report.outcome, reason, report.duration)
+        self.session.add(report.nodeid, report.when or "call", _outcome(report), reason, report.duration)
         kept = getattr(report, "lab", None)
         if kept:
             self.session.describe(report.nodeid, kept["about"], kept["notes"])
@@ -185,8 +185,17 @@ class Gatherer:
             terminalreporter.write_line(f"bpflab: run stored in {self.stored}; `lab report` writes the page")
 
 
+def _outcome(report: pytest.TestReport) -> str:
+    """pytest reports a test that was expected to fail as skipped or passed, and says beside it that it was."""
+    if not hasattr(report, "wasxfail"):
+        return report.outcome
+    return {"skipped": "xfailed", "passed": "xpassed"}.get(report.outcome, report.outcome)
+
+
 def _reason(report: pytest.TestReport) -> str:
-    """Why a test was skipped, or the whole text of its failure."""
+    """Why a test was skipped or expected to fail, or the whole text of its failure."""
+    if hasattr(report, "wasxfail"):
+        return f"expected to fail: {report.wasxfail.removeprefix('reason: ') or 'no reason given'}"
     if report.skipped and isinstance(report.longrepr, tuple):
         return report.longrepr[2].removeprefix("Skipped: ")
     return report.longreprtext

@@ -15,8 +15,8 @@ from lab.bench.store import new_id, write_run
 from lab.model.measurement import Measurement
 from lab.model.run import Result, Run
 
-OUTCOMES = ("passed", "skipped", "failed", "error")
-"""From mild to grave: a test has the gravest outcome of its setup, call and teardown."""
+OUTCOMES = ("passed", "xpassed", "skipped", "xfailed", "failed", "error")
+"""From mild to grave: a test has the gravest outcome of its setup, call and teardown. An x was expected to fail."""
 
 
 @dataclass
@@ -39,12 +39,15 @@ class Session:
         self._entries: dict[str, _Entry] = {}
 
     def add(self, nodeid: str, phase: str, outcome: str, reason: str, duration_s: float) -> None:
-        """One phase ("setup", "call", "teardown") of one test."""
+        """One phase ("setup", "call", "teardown") of one test; "rerun" (pytest-rerunfailures): it all counts anew."""
         entry = self._entries.setdefault(nodeid, _Entry())
-        grave = "error" if outcome == "failed" and phase != "call" else outcome
-        if OUTCOMES.index(grave) > OUTCOMES.index(entry.outcome):
-            entry.outcome, entry.reason = grave, reason
         entry.duration_s += duration_s
+        if outcome == "rerun":
+            entry.outcome, entry.reason = "passed", ""
+            return
+        grave = "error" if outcome == "failed" and phase != "call" else outcome
+        if _gravity(grave) > _gravity(entry.outcome):
+            entry.outcome, entry.reason = grave, reason
 
     def describe(self, nodeid: str, about: dict[str, str], notes: dict[str, list[Mapping[str, Any]]]) -> None:
         """Kind, program and title of a test that is to be stored, and what it noted."""
@@ -65,6 +68,11 @@ class Session:
             results=results,
         )
         return write_run(run, folder)
+
+
+def _gravity(outcome: str) -> int:
+    """A word that nobody knows, of some other plugin, is as grave as a failure."""
+    return OUTCOMES.index(outcome if outcome in OUTCOMES else "failed")
 
 
 def _result(nodeid: str, entry: _Entry) -> Result:

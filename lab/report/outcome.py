@@ -13,6 +13,8 @@ from lab.report.read import Latest
 from lab.report.words import anchor, shown
 
 GRAVITY = {"passed": 0, "skipped": 1, "failed": 3, "error": 4}
+SHOWN_AS = {"xfailed": "skipped", "xpassed": "passed"}
+"""Of tests that are expected to fail; their reason says so."""
 
 
 def outcome_of(outcomes: Iterable[str]) -> str:
@@ -42,7 +44,9 @@ class Test:
     @property
     def outcome(self) -> str:
         """passed, skipped, failed or error."""
-        return self.latest.result.outcome if self.latest.result.outcome in GRAVITY else "error"
+        stored = self.latest.result.outcome
+        outcome = SHOWN_AS.get(stored, stored)
+        return outcome if outcome in GRAVITY else "error"
 
     @property
     def is_bad(self) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from lab.bench.session import Session
 from lab.bench.store import read_run
 from lab.model.run import Run
 
@@ -148,3 +149,45 @@ def test_a_stored_path_is_printed(project: pytest.Pytester) -> None:
     """The last lines say where the run is."""
     result = project.runpytest_subprocess()
     result.stdout.fnmatch_lines([f"bpflab: run stored in {Path(project.path)}/reports/runs/*.json*"])
+
+
+EXPECTED = """
+import pytest
+
+@pytest.mark.xfail(reason="the kernel lacks it")
+def test_fails_as_expected():
+    assert False
+
+@pytest.mark.xfail
+def test_passes_unexpectedly():
+    pass
+"""
+
+
+def test_an_expected_failure_is_stored_as_one(pytester: pytest.Pytester) -> None:
+    """It is neither skipped nor failed, and a test that passes although it should not is told apart as well."""
+    (pytester.mkdir("scenarios") / "test_counter.py").write_text(EXPECTED)
+    pytester.runpytest_subprocess().assert_outcomes(xfailed=1, xpassed=1)
+    outcomes = {each.nodeid.partition("::")[2]: (each.outcome, each.reason) for each in stored_run(pytester).results}
+    assert outcomes["test_fails_as_expected"] == ("xfailed", "expected to fail: the kernel lacks it")
+    assert outcomes["test_passes_unexpectedly"][0] == "xpassed"
+
+
+@pytest.mark.parametrize(
+    ("phases", "outcome"),
+    [
+        (["passed", "rerun", "passed", "passed", "passed"], "passed"),
+        (["passed", "rerun", "passed", "failed", "passed"], "failed"),
+        (["passed", "some plugin's", "passed"], "some plugin's"),
+        (["passed", "some plugin's", "error"], "error"),
+    ],
+)
+def test_outcomes_of_other_plugins_are_kept(phases: list[str], outcome: str, tmp_path: Path) -> None:
+    """A rerun starts a test anew; a word that nobody knows is as grave as a failure, and stops nothing."""
+    session = Session()
+    session.describe("a", {"kind": "scenario", "program": "p", "title": "t"}, {})
+    for phase in phases:
+        session.add("a", "call", phase, "why", 0.1)
+    (result,) = read_run(session.finish(tmp_path, tmp_path)).results
+    assert result.outcome == outcome
+    assert result.duration_s == pytest.approx(0.1 * len(phases))
