@@ -8,13 +8,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Delivery:
-    """Frames or messages counted at both ends of a stream; every field is a number of them but the last two."""
+    """Frames or messages counted at both ends of a stream; every field is a number of them but the last three."""
 
     offered: int
     received: int
     reordered: int = 0
     duplicated: int = 0
     duration_s: float = 0.0
+    cpu_s: float = 0.0
+    """Of the sending thread while it sent a flood, and of what its frames met on that CPU; 0.0 for other streams."""
     reached: str = ""
     """The farthest interface on the way that frames of it entered ("server/eth0"); "" where that was not looked at."""
 

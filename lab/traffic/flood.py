@@ -18,16 +18,17 @@ import time
 from abc import ABC, abstractmethod
 from contextlib import ExitStack
 from dataclasses import dataclass
+from math import inf
 from typing import TYPE_CHECKING, Any, Self
 
 from lab import instruments
 from lab.errors import TrafficError
 from lab.kernel import bpf as kernel_bpf
 from lab.kernel import closing, libbpf, netns, packet, softirq
-from lab.model.action import Mode
 from lab.model.delivery import Delivery
 from lab.model.journal import journal
 from lab.traffic.flow_fields import check_flows, flow_fields, flow_frame, flow_knobs
+from lab.traffic.sink import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -60,19 +61,31 @@ class Amount:
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise TrafficError(f"flood: {name}={value} is not above 0")
+        if (self.seconds or (self.count or 0) / (self.rate_pps or inf)) > LONGEST_S:
+            raise TrafficError(f"flood: it would take longer than {LONGEST_S:g} s", mend="several floods in a row")
 
-    def send(self, send: Callable[[int], int], most: int) -> None:
-        """Calls `send(frames)`, which gives how many went, until it is enough; never longer than a minute."""
-        sent, start = 0, time.monotonic()
-        end = start + min(self.seconds or LONGEST_S, LONGEST_S)
+    def send(self, send: Callable[[int], int], most: int) -> float:
+        """Calls `send(frames)`, which gives how many went, until it is enough; the CPU time in s that this took.
+
+        TrafficError when a count is not sent within a minute.
+        """
+        sent, start, busy = 0, time.monotonic(), 0.0
+        end = start + (self.seconds or LONGEST_S)
         while (self.count is None or sent < self.count) and (now := time.monotonic()) < end:
             chunk = most if self.rate_pps is None else min(most, self._due(now - start) - sent)
             if self.count is not None:
                 chunk = min(chunk, self.count - sent)
             if chunk > 0:
+                busy -= time.thread_time()
                 sent += send(chunk)
+                busy += time.thread_time()
             else:
                 _sleep_until(min(end, start + TURN_S * ((now - start) // TURN_S + 1)))
+        if self.count is not None and sent < self.count:
+            raise TrafficError(
+                f"flood: {sent:,} of {self.count:,} frames went within {LONGEST_S:g} s", mend="count= of fewer frames"
+            )
+        return busy
 
     def _due(self, passed_s: float) -> int:
         """Frames that are to have gone by the end of this turn."""
@@ -112,19 +125,19 @@ class AnyFlood(ABC):
         count: int | None = None,
         seconds: float | None = None,
         rate_pps: float | None = None,
-        sink: Interface | None = None,
+        sink: Interface | Sink | None = None,
     ) -> Delivery:
         """Sends so much, and waits until the last frame is counted. TrafficError when none came to the peer."""
         return self._run(Amount(count, seconds, rate_pps), sink)
 
-    def _run(self, amount: Amount, sink: Interface | None) -> Delivery:
+    def _run(self, amount: Amount, sink: Interface | Sink | None) -> Delivery:
         peer = self.source.peer
         with ExitStack() as stack:
-            counted = _counting_sink(sink, stack) if sink else lambda: peer.counters().rx_packets
+            counted = _counter(sink, stack) if sink else lambda: peer.counters().rx_packets
             before, entered = counted(), peer.counters().rx_packets
             with softirq.on_one_cpu():
                 start = time.monotonic()
-                offered = self._offer(amount)
+                offered, cpu_s = self._offer(amount)
                 duration_s = time.monotonic() - start
             received = _settled(counted, before, offered)
             if peer.counters().rx_packets == entered:
@@ -132,11 +145,11 @@ class AnyFlood(ABC):
                     f"flood {self.source.name}: none of {offered:,} frames came to {peer.name}",
                     mend='a program at its egress? live frames pass below it, via="packet" does not',
                 )
-        return Delivery(offered, received, duration_s=duration_s)
+        return Delivery(offered, received, duration_s=duration_s, cpu_s=cpu_s)
 
     @abstractmethod
-    def _offer(self, amount: Amount) -> int:
-        """Sends frames; gives how many were offered."""
+    def _offer(self, amount: Amount) -> tuple[int, float]:
+        """Sends frames; gives how many were offered, and the CPU time in s that it took."""
 
 
 class Flood(AnyFlood):
@@ -166,7 +179,7 @@ class Flood(AnyFlood):
 
         self._stack.callback(closing.soon, detach)
 
-    def _offer(self, amount: Amount) -> int:
+    def _offer(self, amount: Amount) -> tuple[int, float]:
         from lab.bpf.attach.receivers import make_poll
 
         generator = self._generator.globals
@@ -175,10 +188,11 @@ class Flood(AnyFlood):
         with ExitStack() as stack:
             make_poll(self.source.peer, stack)
             stack.enter_context(netns.inside(self.source.netns_fd))  # the ifindex means something here only
-            amount.send(lambda chunk: self._make(context, chunk), CHUNK)
+            cpu_s = amount.send(lambda chunk: self._make(context, chunk), CHUNK)
         if generator["refused"]:
             raise TrafficError(f"flood {self.source.name}: the frame is too short for its own headers")
-        return int(generator["rounds"] - before) & 0xFFFFFFFF  # more than was asked for, if a signal interrupted a run
+        offered = (generator["rounds"] - before) & 0xFFFFFFFF  # more than asked for, if a signal interrupted a run
+        return int(offered), cpu_s
 
     def _make(self, context: bytes, chunk: int) -> int:
         live = kernel_bpf.F_TEST_XDP_LIVE_FRAMES
@@ -210,7 +224,7 @@ class PacketFlood(AnyFlood):
         self._sender = sender
         self._stack.callback(closing.soon, sender.close)
 
-    def _offer(self, amount: Amount) -> int:
+    def _offer(self, amount: Amount) -> tuple[int, float]:
         self._next = offered = 0
 
         def send(chunk: int) -> int:
@@ -227,8 +241,8 @@ class PacketFlood(AnyFlood):
             offered += sent
             return sent
 
-        amount.send(send, packet.FRAMES_A_CALL)
-        return offered
+        cpu_s = amount.send(send, packet.FRAMES_A_CALL)
+        return offered, cpu_s
 
 
 FLOODS: dict[str, type[AnyFlood]] = {each.via: each for each in (Flood, PacketFlood)}
@@ -259,13 +273,8 @@ class Floods:
             self._ready.popitem()[1].close()
 
 
-def _counting_sink(sink: Interface, stack: ExitStack) -> Callable[[], int]:
-    from lab import bpf
-
-    with journal():  # the lab's own program is no news
-        program = stack.enter_context(bpf.load(instruments.path("sink")))
-        stack.enter_context(program.attach(sink, mode=Mode.NATIVE))
-    return lambda: int(program.globals["received"])
+def _counter(sink: Interface | Sink, stack: ExitStack) -> Callable[[], int]:
+    return (sink if isinstance(sink, Sink) else stack.enter_context(Sink(sink))).count
 
 
 def _settled(count: Callable[[], int], before: int, offered: int) -> int:

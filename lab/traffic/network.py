@@ -136,7 +136,7 @@ class Network(networks.Network):
     ) -> Delivery:
         """Millions of frames a second out of a veth, made from one frame by varying its source address and port.
 
-        `count` frames, or for `seconds` (a minute at most). Received is what the other end of the veth counted; with
+        `count` frames, or for `seconds` (in a minute at most). Received is what the other end of the veth counted; with
         a `sink` ("server/eth0", on which no XDP program may sit), what came in there, and is dropped there.
         `via="packet"` has the frames pass the egress of `source` too, at a tenth of the speed.
         """

@@ -161,6 +161,8 @@ def test_the_generator_is_no_program_of_the_scenario(net: Network) -> None:
         ({"count": 0}, "count=0"),
         ({"seconds": -1}, "seconds=-1"),
         ({"count": 1, "rate_pps": 0}, "rate_pps=0"),
+        ({"count": 601, "rate_pps": 10}, "longer than 60 s"),
+        ({"seconds": 61}, "longer than 60 s"),
         ({"count": 1, "flows": 0}, "0 flows"),
         ({"count": 1, "flows": 100_000, "via": "packet"}, "1 to 65,536"),
         ({"count": 1, "via": "pigeon"}, "'pigeon'"),

@@ -14,7 +14,7 @@ from lab import NamespaceSpec, Stream, Topology, Veth
 from lab.errors import TrafficError
 from lab.kernel.packet import Frame
 from lab.net.spec import Route
-from lab.traffic import frames
+from lab.traffic import flood, frames
 from lab.traffic.codec import codec
 from lab.traffic.exchange import Received, raw_frames
 from lab.traffic.flight import Arrivals
@@ -216,6 +216,19 @@ def test_an_amount_is_sent_to_the_last_frame() -> None:
     Amount(seconds=0.05, rate_pps=100_000).send(send, 1000)
     assert time.monotonic() - start >= 0.05
     assert 4000 <= sum(chunks) <= 5000
+
+
+def test_a_count_that_cannot_be_met_is_an_error(monkeypatch) -> None:
+    """A flood that sends less than it was asked for, because its time is over, does not pass for one that sent all."""
+    monkeypatch.setattr(flood, "LONGEST_S", 0.01)
+    with pytest.raises(TrafficError, match=r"1 of 2 frames went within 0.01 s"):
+        Amount(count=2).send(lambda _: time.sleep(0.02) or 1, 1000)
+
+
+def test_cpu_time_is_that_of_sending() -> None:
+    """What the sending took of the CPU is told, and not the pauses between turns."""
+    cpu_s = Amount(seconds=0.02, rate_pps=2000).send(lambda chunk: sum(range(1000)) * 0 + chunk, 1000)
+    assert 0 < cpu_s < 0.02
 
 
 def test_a_capture_file_is_read_by_others(tmp_path: Path) -> None:
