@@ -32,10 +32,10 @@
  * KERNEL 5.10 or later by the helpers it calls (ring buffer 5.8); tried on 6.18.
  *
  * NOT HANDLED
- *   What is inside a tunnel, or quoted in an ICMP error; MPLS, PPPoE, LLC, AH over IPv4: payload. Options of hop-by-hop and
- *   destination headers, options of neighbour discovery: their bytes are counted, not read. Checksums are reported, not
- *   verified: what a local socket sends has half a checksum at egress. A GSO frame is one event (`segments`): what the
- *   wire will see as many.
+ *   What is inside a tunnel, or quoted in an ICMP error; MPLS, PPPoE, LLC, AH over IPv4: payload. Options of
+ *   hop-by-hop and destination headers, options of neighbour discovery: their bytes are counted, not read. Checksums
+ *   are reported, not verified: what a local socket sends has half a checksum at egress. A GSO frame is one event
+ *   (`segments`): what the wire will see as many.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
