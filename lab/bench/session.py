@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.bench.environment import read_environment
+from lab.bench.pytest_benchmark import write_benchmark
 from lab.bench.store import new_id, write_run
 from lab.model.measurement import Measurement
 from lab.model.run import Result, Run
@@ -67,7 +68,9 @@ class Session:
             environment=read_environment(project),
             results=results,
         )
-        return write_run(run, folder)
+        stored = write_run(run, folder)
+        write_benchmark(run, folder)
+        return stored
 
 
 def _gravity(outcome: str) -> int:
