@@ -2,16 +2,17 @@
 
 Each arm has a network of its own, made afresh for each repetition; all see the same noise, because a frame to one is
 followed by a frame to another, in an order drawn by lot. Two networks of one topology differ by some 10 ns by where
-their memory lies, and no number of frames through one pair of them tells that: only repetitions do.
+their memory lies, and no number of frames through one pair of them tells that. So there are repetitions, and within one
+the programs go round: each sits in the networks of all others for its share of the frames.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab.bench.path import Path
@@ -23,10 +24,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from lab.bench.isolation import Core
+    from lab.bpf.attachment import Attachment
     from lab.bpf.program import Program
     from lab.traffic.network import Network
 
-WARM_UP = 200
+WARM_UP = 100
 """Frames in each arm before those that count: caches, branch predictors, the first slow path of a neighbour."""
 BURST_FRAMES = 1000
 """Of all arms together, some 5 ms: bursts must end now and then, or the kernel throttles one."""
@@ -48,6 +50,10 @@ class Probe(Protocol):
     def fire(self) -> object:
         """One frame, there (and back); it has arrived, or is lost, when this returns."""
 
+    @property
+    def arrived(self) -> int:
+        """Frames that arrived so far."""
+
     def samples(self) -> NDArray[Any]:
         """ns of each frame that arrived, in order."""
 
@@ -55,6 +61,8 @@ class Probe(Protocol):
         """Frees what it was made with, after all that was put at the source and the sink has gone."""
 
 
+Shares = Mapping[str, Sequence["NDArray[Any]"]]
+"""ns of each frame by arm, in one array for each network that the arm was in."""
 ProbeMaker = Callable[["Network", Path, str], Probe]
 """Makes a probe for a network, the path through it, and the interface at which frames arrive."""
 
@@ -82,57 +90,120 @@ class Arm:
         return self.name == WITH
 
 
+@dataclass
+class _Place:
+    """A network with its probe, and the arm that is in it now."""
+
+    arm: Arm
+    network: Network
+    probe: Probe
+    stack: ExitStack = field(default_factory=ExitStack)
+    attachment: Attachment | None = None
+    shares: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Where in the samples the share of an arm begins and ends."""
+
+    def take_in(self, path: Path, arm: Arm) -> None:
+        """Another arm in place of the one that is here."""
+        if arm.program and self.attachment and self.attachment.replace:
+            self.attachment.update(arm.program)
+        else:
+            self.release()
+            self.attachment = path.attach(arm.program, self.network) if arm.program else None
+        self.arm = arm
+
+    def release(self) -> None:
+        """Nothing is attached here any more but the probe."""
+        attachment, self.attachment = self.attachment, None
+        if attachment:
+            attachment.detach()
+
+
 def repetition(
-    path: Path, arms: Iterable[Arm], make: ProbeMaker, frames: int, core: Core, *, silent: bool = False
-) -> Mapping[str, NDArray[Any]]:
-    """ns of so many frames in each arm, through fresh networks.
+    path: Path, arms: Sequence[Arm], make: ProbeMaker, frames: int, core: Core, *, silent: bool = False
+) -> Shares:
+    """ns of at least so many frames in each arm, through fresh networks, apart by the network they went through.
 
     MeasurementError when an arm lost frames: then its path is not what was meant to be measured. `silent` keeps the
     networks out of the journal.
     """
-    with journal() if silent else nullcontext(), _opened(path, list(arms), make) as probes:
-        with ExitStack() as proof:
-            for program in (arm.program for arm in probes if arm.program):
-                proof.enter_context(met_by(program, WARM_UP, path.at))
-            _take_turns(probes.values(), WARM_UP, core)
-        _take_turns(probes.values(), frames, core)
-        taken = {arm.name: probe.samples() for arm, probe in probes.items()}
-    for name, samples in taken.items():
-        _check_arrived(path, name, len(samples), frames + WARM_UP)
-    return {name: samples[WARM_UP:] for name, samples in taken.items()}
+    with journal() if silent else nullcontext(), _opened(path, arms, make) as places:
+        rounds = len(places) if _may_move(path) else 1
+        share = -(-frames // rounds)
+        for round_ in range(rounds):
+            if round_:
+                _move_on(path, places)
+            with _proof(path, places):
+                _take_turns(places, WARM_UP, core)
+            starts = [_arrived(path, place, round_ * (WARM_UP + share) + WARM_UP) for place in places]
+            _take_turns(places, share, core)
+            for place, start in zip(places, starts, strict=True):
+                place.shares[place.arm.name] = (start, _arrived(path, place, start + share))
+        return _by_arm(places)
+
+
+def _may_move(path: Path) -> bool:
+    """True when a program works in any of the networks as in its first."""
+    return path.prepare is None and path.sink_without in ("", path.sink)
+
+
+def _move_on(path: Path, places: Sequence[_Place]) -> None:
+    """Each arm to the next network."""
+    arms = [place.arm for place in places]
+    with journal():
+        for place, arm in zip(places, [arms[-1], *arms[:-1]], strict=True):
+            place.take_in(path, arm)
 
 
 @contextmanager
-def _opened(path: Path, arms: list[Arm], make: ProbeMaker) -> Iterator[dict[Arm, Probe]]:
+def _proof(path: Path, places: Iterable[_Place]) -> Iterator[None]:
+    """Each program meets the frames of the warm-up; the one under test is the first to be asked."""
+    with ExitStack() as stack:
+        for arm in sorted((place.arm for place in places), key=lambda arm: arm.tested):
+            if arm.program:
+                stack.enter_context(met_by(arm.program, WARM_UP, path.at))
+        yield
+
+
+def _by_arm(places: Iterable[_Place]) -> Shares:
+    shares: dict[str, list[NDArray[Any]]] = {}
+    for place in places:
+        samples = place.probe.samples()
+        for name, (start, end) in place.shares.items():
+            shares.setdefault(name, []).append(samples[start:end])
+    return shares
+
+
+@contextmanager
+def _opened(path: Path, arms: Sequence[Arm], make: ProbeMaker) -> Iterator[list[_Place]]:
     """The arms, all up. Attaching and closing wait for grace periods of the kernel: the arms do it at once."""
     from lab.traffic.network import Network
 
     with ExitStack() as stack:
-        networks: dict[Arm, Network] = {}
-        for arm in random.sample(arms, len(arms)):
-            networks[arm] = stack.enter_context(Network(path.topology))
+        networks = {arm.name: stack.enter_context(Network(path.topology)) for arm in random.sample(arms, len(arms))}
         for arm in sorted(arms, key=lambda arm: arm.tested):  # what it writes to maps of the program, it writes last
             if path.prepare:
-                path.prepare(networks[arm])
-        sinks = {arm: path.sink if arm.tested else path.sink_without or path.sink for arm in arms}
-        probes = {arm: stack.enter_context(closing(make(networks[arm], path, sinks[arm]))) for arm in arms}
+                path.prepare(networks[arm.name])
+        places = []
+        for arm in arms:
+            sink = path.sink if arm.tested else path.sink_without or path.sink
+            probe = stack.enter_context(closing(make(networks[arm.name], path, sink)))
+            places.append(_Place(arm, networks[arm.name], probe))
         pool = stack.enter_context(ThreadPoolExecutor(len(arms)))
-        stacks = {arm: ExitStack() for arm in arms}
-        stack.callback(lambda: list(pool.map(ExitStack.close, stacks.values())))
-        list(pool.map(lambda arm: _attach(path, arm, networks[arm], probes[arm], stacks[arm]), arms))
-        yield probes
+        stack.callback(lambda: list(pool.map(lambda place: place.stack.close(), places)))
+        list(pool.map(lambda place: _attach(path, place), places))
+        yield places
 
 
-def _attach(path: Path, arm: Arm, network: Network, probe: Probe, stack: ExitStack) -> None:
-    probe.at_source(stack)
-    if arm.program:
-        stack.enter_context(path.attach(arm.program, network))
-    probe.at_sink(stack)
+def _attach(path: Path, place: _Place) -> None:
+    place.probe.at_source(place.stack)
+    place.stack.callback(place.release)
+    place.take_in(path, place.arm)
+    place.probe.at_sink(place.stack)
 
 
-def _take_turns(probes: Iterable[Probe], frames: int, core: Core) -> None:
+def _take_turns(places: Iterable[_Place], frames: int, core: Core) -> None:
     """So many rounds, in each a frame to every arm; who follows whom is drawn by lot, so that it favours none."""
-    fires = [probe.fire for probe in probes]
+    fires = [place.probe.fire for place in places]
     rounds = max(1, BURST_FRAMES // len(fires))
     for start in range(0, frames, rounds):
         plan = [fire for _ in range(min(rounds, frames - start)) for fire in random.sample(fires, len(fires))]
@@ -141,10 +212,11 @@ def _take_turns(probes: Iterable[Probe], frames: int, core: Core) -> None:
                 fire()
 
 
-def _check_arrived(path: Path, name: str, arrived: int, offered: int) -> None:
-    if arrived == offered:
-        return
+def _arrived(path: Path, place: _Place, offered: int) -> int:
+    """`offered`; MeasurementError unless as many frames arrived."""
+    if place.probe.arrived == offered:
+        return offered
     raise MeasurementError(
-        f"measure latency at {path.at}: {arrived} of {offered} frames arrived {ARRIVED[name]}",
+        f"measure latency at {path.at}: {place.probe.arrived} of {offered} frames arrived {ARRIVED[place.arm.name]}",
         mend="send a frame that the program lets pass to `sink`, and name the `sink_without` of the bare path",
     )

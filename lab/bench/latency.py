@@ -1,25 +1,27 @@
 """Added latency: what attaching a program adds to a path, as a distribution, and what of that is the hook's.
 
 The same frames go through networks of one topology that take turns (`lab.bench.arms`): one with the program, one with
-an empty program at the same hook, and two that are bare. The difference of the bare two, who should be alike, is the
+an empty program at the same hook, and two that are bare. The difference of the bare two, which should be alike, is the
 A/A figure: what the instrument sees where nothing is. All four are made afresh several times; a figure is the mean over
 these repetitions, and its interval is theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from lab.bench import histogram
-from lab.bench.arms import AGAIN, HOOK, WARM_UP, WITH, WITHOUT, Arm, ProbeMaker, repetition
+from lab.bench.arms import AGAIN, HOOK, WARM_UP, WITH, WITHOUT, Arm, Probe, ProbeMaker, Shares, repetition
 from lab.bench.inference import Estimate, estimate
 from lab.bench.isolation import isolated
 from lab.bench.kernel_stamp import SLOTS, KernelStamp
 from lab.bench.path import Path
+from lab.bench.socket_stamp import SocketStamp, check_seen
+from lab.bench.user_clock import UserClock
 from lab.errors import MeasurementError
 from lab.model import statistics
 from lab.model.measurement import Limit, Measurement, Trial
@@ -29,24 +31,32 @@ if TYPE_CHECKING:
 
     from lab.bpf.program import Program
 
-REPETITIONS = 8
+METHODS: Mapping[str, Callable[[bytes, Any, Path, str], Probe]] = {
+    "kernel_stamp": KernelStamp,
+    "socket_stamp": SocketStamp,
+    "user_clock": UserClock,
+}
+FRAMES, REPETITIONS = 16_000, 6
 LEAST_FRAMES = 100
-MOST_FRAMES = SLOTS - WARM_UP
+MOST_FRAMES = SLOTS - 4 * WARM_UP
 """Of one repetition."""
 RAW_SAMPLES = 8192
 """Of an arm that are stored as they are; of more, every n-th. The histogram holds all."""
 ADDED = {name: fraction for name, fraction in statistics.QUANTILES.items() if name != "p999"}
 """Quantiles of which the difference means something: p99.9 is interrupts, of 20 µs and more, in every arm."""
 
-Taken = Sequence[Mapping[str, "NDArray[Any]"]]
-"""ns of each frame, by repetition and arm."""
+MIDDLE = 0.1
+"""To each side of the median: the clock of a virtual machine steps by 10 ns, and the mean of these does not."""
+
+Taken = Sequence[Shares]
+"""ns of each frame, by repetition, arm and network."""
 
 
 @dataclass(frozen=True)
 class Trials:
     """How many frames in each arm, over how many fresh networks."""
 
-    frames: int = 16_000
+    frames: int = FRAMES
     repetitions: int = REPETITIONS
 
     def __post_init__(self) -> None:
@@ -70,30 +80,40 @@ def measure_added_latency(
     path: Path,
     frame: Any,
     *,
-    frames: int = 16_000,
+    method: str = "kernel_stamp",
+    frames: int = FRAMES,
     repetitions: int = REPETITIONS,
     below_ns: float | None = None,
     subject: str = "",
 ) -> Measurement:
     """The difference in ns, quantile by quantile, between the path with the program and the one without.
 
-    `frame` is bytes, a scapy packet, or a function of the network that gives one. `below_ns` is the author's promise
-    for p99. MeasurementError when frames were lost in an arm: then the path is not what was meant to be measured.
+    `frame` is bytes, a scapy packet, or a function of the network that gives one. `method` is "kernel_stamp", or one of
+    the two that check it: "socket_stamp", "user_clock". `below_ns` is the author's promise for p99. MeasurementError
+    when frames were lost in an arm: then the path is not what was meant to be measured.
     """
-    trials = Trials(frames, repetitions)
+    make, trials = probe_of(method, frame), Trials(frames, repetitions)
+    if method == "socket_stamp":
+        check_seen(program, path)
     with ExitStack() as stack:
-        arms = [Arm(WITH, program), *_hook(program, stack), Arm(WITHOUT), Arm(AGAIN)]
-        taken = take(path, arms, stamped(frame), trials)
-    return Report(program.name, subject or path.how, "kernel_stamp", taken).measurement(below_ns)
+        taken = take(path, arms_of(program, stack), make, trials)
+    return Report("added_latency", method, program.name, subject or path.how, taken).measurement(below_ns)
 
 
-def stamped(frame: Any) -> ProbeMaker:
-    """Times a frame (bytes, a scapy packet, or a function of the network that gives one) by stamps in the kernel."""
+def probe_of(method: str, frame: Any) -> ProbeMaker:
+    """What makes the probes of a method; MeasurementError for one that there is not."""
+    if method not in METHODS:
+        raise MeasurementError(f"measure latency by {method!r}: there is no such method", mend=f"{', '.join(METHODS)}")
 
-    def make(network: Any, path: Path, sink: str) -> KernelStamp:
-        return KernelStamp(bytes(frame(network) if callable(frame) else frame), network, path, sink)
+    def make(network: Any, path: Path, sink: str) -> Probe:
+        return METHODS[method](bytes(frame(network) if callable(frame) else frame), network, path, sink)
 
     return make
+
+
+def arms_of(program: Program, stack: ExitStack) -> list[Arm]:
+    """The four arms; no hook's for programs that are neither XDP nor tc."""
+    return [Arm(WITH, program), *_hook(program, stack), Arm(WITHOUT), Arm(AGAIN)]
 
 
 def take(path: Path, arms: Sequence[Arm], make: ProbeMaker, trials: Trials) -> Taken:
@@ -117,16 +137,17 @@ def _hook(program: Program, stack: ExitStack) -> list[Arm]:
 class Report:
     """The figures of one measurement."""
 
+    metric: str
+    method: str
     program: str
     subject: str
-    method: str
     taken: Taken
 
     def measurement(self, below_ns: float | None = None) -> Measurement:
         """Differences by quantile, their intervals, the arms' own figures and histograms."""
         added = {name: self.difference(WITH, fraction) for name, fraction in ADDED.items()}
         return Measurement(
-            metric="added_latency",
+            metric=self.metric,
             method=self.method,
             unit="ns",
             program=self.program,
@@ -141,11 +162,15 @@ class Report:
 
     def difference(self, arm: str, fraction: float) -> Estimate:
         """What the arm's quantile is above that of the bare path, of which there are two."""
-        return estimate([_quantile(each[arm], fraction) - _bare(each, fraction) for each in self.taken])
+        return estimate([_level(each[arm], fraction) - _bare(each, fraction) for each in self.taken])
 
     def alike(self) -> Estimate:
         """The A/A figure: the difference of the medians of two paths without the program."""
-        return estimate([_quantile(each[WITHOUT], 0.5) - _quantile(each[AGAIN], 0.5) for each in self.taken])
+        return estimate([_level(each[WITHOUT], 0.5) - _level(each[AGAIN], 0.5) for each in self.taken])
+
+    def beyond_hook(self) -> Estimate:
+        """What the program's median is above that of an empty one: the same path but for what the program does."""
+        return estimate([_level(each[WITH], 0.5) - _level(each[HOOK], 0.5) for each in self.taken])
 
     @property
     def _arms(self) -> list[str]:
@@ -155,13 +180,14 @@ class Report:
         """ns of all frames of an arm, in order."""
         import numpy
 
-        return numpy.concatenate([each[arm] for each in self.taken])
+        return numpy.concatenate([share for each in self.taken for share in each[arm]])
 
     def _more(self) -> dict[str, float]:
         whole, bare = self.samples(WITH), self.samples(WITHOUT)
         more = {"aa_p50": self.alike().value}
         if HOOK in self._arms:
             more["hook_p50"] = self.difference(HOOK, 0.5).value
+            more["program_p50"] = self.beyond_hook().value
         for name, fraction in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
             more[f"{name}_with"], more[f"{name}_without"] = _quantile(whole, fraction), _quantile(bare, fraction)
         return {**more, "n": float(len(whole)), "share_below_10us": float((whole < 10_000).mean())}
@@ -191,12 +217,38 @@ class Report:
         ]
         if HOOK in self._arms:
             hook = self.difference(HOOK, 0.5)
-            said.insert(0, f"an empty program at the same hook adds {hook.value:.0f} ns of it")
+            own = self.beyond_hook()
+            said.insert(
+                0,
+                f"an empty program at the same hook adds {hook.value:.0f} ns of it; "
+                f"the program itself {own.value:.0f} ns ({own.low:.0f} to {own.high:.0f})",
+            )
         return said
 
 
-def _bare(taken: Mapping[str, NDArray[Any]], fraction: float) -> float:
-    return (_quantile(taken[WITHOUT], fraction) + _quantile(taken[AGAIN], fraction)) / 2
+def _bare(taken: Shares, fraction: float) -> float:
+    return (_level(taken[WITHOUT], fraction) + _level(taken[AGAIN], fraction)) / 2
+
+
+def _level(shares: Sequence[NDArray[Any]], fraction: float) -> float:
+    """A quantile of one arm in one repetition.
+
+    The median is taken in each network by itself, so that what networks differ by leaves the difference of two arms
+    that were in the same ones; for others the shares are too small.
+    """
+    import numpy
+
+    if fraction == 0.5:
+        return float(numpy.mean([_middle(share) for share in shares]))
+    return _quantile(numpy.concatenate(shares), fraction)
+
+
+def _middle(samples: NDArray[Any]) -> float:
+    """The mean of the middle fifth."""
+    import numpy
+
+    ordered, count = numpy.sort(samples), len(samples)
+    return float(ordered[int((0.5 - MIDDLE) * count) : int((0.5 + MIDDLE) * count) + 1].mean())
 
 
 def _quantile(samples: NDArray[Any], fraction: float) -> float:

@@ -80,7 +80,7 @@ def test_added_latency_is_a_distribution_over_two_paths(bench: Bench, busy) -> N
 def test_lost_frames_are_no_latency(bpf: Loader, bench: Bench) -> None:
     """A program that drops gives no number but an error that says how many arrived."""
     program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
-    with pytest.raises(MeasurementError, match="0 of 325 frames arrived with the program"):
+    with pytest.raises(MeasurementError, match="0 of 100 frames arrived with the program"):
         bench.added_latency(program, STRAIGHT, FRAME, frames=1000)
 
 
@@ -100,7 +100,7 @@ def test_what_cannot_be_measured_is_said(bpf: Loader, bench: Bench) -> None:
         bench.cost(program, FRAME, flows=[3])
     with pytest.raises(TrafficError, match="vary the flows"):
         bench.cost(program, bytes(60), flows=[1])
-    with pytest.raises(MeasurementError, match="800 to"):
+    with pytest.raises(MeasurementError, match="600 to"):
         bench.added_latency(program, STRAIGHT, FRAME, frames=1_000_000)
 
 
@@ -120,7 +120,7 @@ def test_a_program_beside_the_path_has_no_latency(bpf: Loader, bench: Bench, bus
     """Attached where the frames don't pass, it adds nothing: that is an error, and no good news."""
     beside = Path(CHAIN, source="client/eth0", at="dut/eth1", sink="server/eth0", mode=Mode.NATIVE)
     frame = bytes(frames.udp(CHAIN, "client", "server", dst_port=9, payload=bytes(18)))
-    with pytest.raises(MeasurementError, match=r"it met \d of 200 frames"):
+    with pytest.raises(MeasurementError, match=r"busy at dut/eth1: it met \d of 100 frames"):
         bench.added_latency(busy(0), beside, frame, frames=1000)
 
 
