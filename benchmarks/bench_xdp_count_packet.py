@@ -65,4 +65,4 @@ def test_rate(bpf, bench, flavour):
     program = packets.load(bpf, flavour=flavour)
     measured = bench.rate(program, PATH, datagram(), flows=1024, subject=flavour)
     assert packets.counts(program.maps)[packets.Outcome.IPV4].packets > 100_000
-    assert measured.p50 > 100_000
+    assert measured.ndr_pps > 100_000

@@ -113,7 +113,7 @@ def test_rate(bpf, bench):
     """Packets a second of 1,024 flows through 10,000 prefixes on one core, none lost."""
     program = filtering(bpf, around_the_client(4, 10_000), room_around_the_client(4, 10_000))
     measured = bench.rate(program, PATH, datagram(), flows=1024)
-    assert measured.p50 > 100_000
+    assert measured.ndr_pps > 100_000
 
 
 @pytest.mark.parametrize(("count", "times"), ((1, 20), (10_000, 5), (100_000, 3)))

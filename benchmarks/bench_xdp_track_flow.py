@@ -59,4 +59,4 @@ def test_rate(bpf, bench):
     measured = bench.rate(program, PATH, packet(), flows=1024)
     totals = program.maps["totals"]
     assert (totals.total("OPENED"), totals.total("CLOSED_EVICTED")) == (1024, 0)
-    assert measured.p50 > 100_000
+    assert measured.ndr_pps > 100_000

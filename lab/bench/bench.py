@@ -39,13 +39,13 @@ class Bench:
         return self._kept(measure_added_latency(program, path, frame, **options))
 
     def round_trip(self, program: Program, path: Path, **options: Any) -> Measurement:
-        """ns that a program adds to a UDP request and its answer, as an application sees it (`lab.bench.round_trip`)."""
+        """ns that a program adds to a UDP request and its answer, as an application sees it (see `round_trip`)."""
         from lab.bench.round_trip import measure_round_trip
 
         return self._kept(measure_round_trip(program, path, **options))
 
     def rate(self, program: Program, path: Path, frame: Any, **options: Any) -> Measurement:
-        """Packets per second that the program processes without loss (see `lab.bench.rate`)."""
+        """Packets per second through the program: NDR, PDR, MRR, and what limits them (see `lab.bench.rate`)."""
         from lab.bench.rate import measure_rate
 
         return self._kept(measure_rate(program, path, frame, **options))

@@ -1,30 +1,38 @@
-"""Rate: packets per second that a program processes without loss, by live frames (BPF_PROG_RUN on a veth).
+"""Rate: packets per second through a program, by live frames (BPF_PROG_RUN on a veth) and MLRsearch.
 
-RFC 2544, section 26.1, in small: a trial offers frames at a rate for a fixed time and counts what the interface under
-the program received; the rate is halved between the highest without loss and the lowest with, and the rate found is
-confirmed by further trials, which are the samples.
+NDR is the highest rate without loss, PDR the highest that loses at most 0.5 %, MRR what arrives when frames are
+offered as fast as they are made (see `lab.bench.search`). Generator, path and program share one core, so a rate is what
+one core does with all three; the time of a packet is split among them by trials without the program, and into a
+sink at the first interface, between the trials of the search.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lab.bench.isolation import isolated
+from lab.bench.lane import Lane, generator_alone, with_program, without_program
+from lab.bench.noise import watched
 from lab.bench.path import Path, counted
-from lab.bench.proof import met_by
+from lab.bench.search import GOALS, LOWEST, Bounds, Found, LoadTrial, search
 from lab.errors import MeasurementError
-from lab.model import statistics
-from lab.model.delivery import Delivery
-from lab.model.journal import journal
 from lab.model.measurement import Limit, Measurement, Trial
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
 
 METHOD = "live_frames"
-SEARCH_STEPS = 6
-LOWERED = 30
+MOST_S = 0.006
+"""Of an unpaced trial; each lane has one after every trial of the search, so that all see the same machine."""
+ROOM = 1.2
+"""Highest load that is searched, in relation to what arrived without pacing."""
+FIRST_ROUNDS = 3
+SPARE_NS = 1.0
+"""A part of less is none."""
 
 
 def measure_rate(
@@ -33,94 +41,141 @@ def measure_rate(
     frame: Any,
     *,
     flows: int = 1,
-    trial_s: float = 0.05,
-    trials: int = 9,
     above_pps: float | None = None,
     subject: str = "",
 ) -> Measurement:
-    """Packets per second of `flows` flows through the program at `path.at`, none lost.
+    """NDR, PDR and MRR in packets/s of `flows` flows through the program at `path.at`, counted at `path.sink`.
 
     `frame` is bytes, a scapy packet, or a function of the network that gives one. `above_pps` is the author's promise
-    for the median. Everything runs on one CPU: generator and program share it, so this is what one core does.
-    MeasurementError when even a slow stream loses frames.
+    for the NDR. MeasurementError when the program loses more than 0.5 % at any rate; an NDR of 0.0 when it loses less.
     """
-    from lab.traffic.network import Network
-
-    with Network(path.topology) as network:
-        if path.prepare:
-            path.prepare(network)
-        template = frame(network) if callable(frame) else frame
-
-        def offer(rate_pps: float | None) -> Delivery:
-            return network.flood(path.source, template, flows=flows, seconds=trial_s, rate_pps=rate_pps)
-
-        with path.attach(program, network), isolated(), journal():  # trials are no scenarios: their notes are dropped
-            count = max(flows, 1000)
-            with met_by(program, count, path.at):  # and every flow is known before the clock starts
-                network.flood(path.source, template, flows=flows, count=count)
-            highest = offer(None)
-            rate = _without_loss(offer, path, highest)
-            kept = _confirmed(offer, path, rate, trials)
-    return _measurement(program, subject or f"{path.how}, {counted(flows)}", flows, kept, highest, above_pps)
+    with ExitStack() as stack:
+        core = stack.enter_context(isolated())
+        lanes = {
+            "mrr": stack.enter_context(with_program(program, path, frame, flows, core)),
+            "path": stack.enter_context(without_program(path, frame, flows, core)),
+            "generator": stack.enter_context(generator_alone(path, frame, flows, core)),
+        }
+        watch = stack.enter_context(watched(core))
+        found, unpaced = _searched(lanes)
+        noise = watch.noise()
+    _check_any(program, path, found)
+    subject = subject or f"{path.how}, {counted(flows)}"
+    rates = Rates(program.name, subject, flows, found, unpaced)
+    return rates.measurement(above_pps, noise)
 
 
-def _without_loss(offer: Callable[[float | None], Delivery], path: Path, highest: Delivery) -> float | None:
-    """The highest rate without loss: None (as fast as it goes) when the unpaced trial lost nothing."""
-    if not highest.lost:
-        return None
-    low, high = 0.0, highest.offered / highest.duration_s
-    for _ in range(SEARCH_STEPS):
-        rate = (low + high) / 2
-        if offer(rate).lost:
-            high = rate
-        else:
-            low = rate
-    if not low:
-        raise MeasurementError(
-            f"measure the rate from {path.source}: {high:,.0f} packets/s still lose frames",
-            mend="look at the counters of the interfaces on the path: is one without a receiver for XDP_TX?",
-        )
-    return low
+def _searched(lanes: Mapping[str, Lane]) -> tuple[Found, dict[str, list[LoadTrial]]]:
+    unpaced: dict[str, list[LoadTrial]] = {name: [] for name in lanes}
+
+    def take_turns() -> None:
+        for name, lane in lanes.items():
+            unpaced[name].append(lane.offer_most(MOST_S))
+
+    def offer(pps: float, seconds: float) -> LoadTrial:
+        take_turns()
+        return lanes["mrr"].offer(pps, seconds)
+
+    for _ in range(FIRST_ROUNDS):
+        take_turns()
+    return search(offer, ROOM * max(_fastest(trial) for trial in unpaced["mrr"])), unpaced
 
 
-def _confirmed(
-    offer: Callable[[float | None], Delivery], path: Path, rate_pps: float | None, trials: int
-) -> list[Delivery]:
-    """Trials in a row without loss; a rate that loses a frame after all is lowered by 2 %."""
-    for _ in range(LOWERED):
-        kept: list[Delivery] = []
-        while len(kept) < trials:
-            latest = offer(rate_pps)
-            if latest.lost:
-                rate_pps = 0.98 * (rate_pps or latest.offered / latest.duration_s)
-                break
-            kept.append(latest)
-        else:
-            return kept
+def _fastest(trial: LoadTrial) -> float:
+    """What was offered, in case all of it was lost."""
+    return trial.offered / trial.cpu_s
+
+
+def _check_any(program: Program, path: Path, found: Found) -> None:
+    if any(found.bounds.values()):
+        return
+    slowest = min(found.trials, key=lambda trial: trial.intended_pps)
     raise MeasurementError(
-        f"measure the rate from {path.source}: {rate_pps or 0:,.0f} packets/s lose frames now and then",
-        mend="something else wants this CPU: look at the load, or give longer trials",
+        f"measure the rate of {program.name}: at {slowest.intended_pps:,.0f} packets/s {slowest.received:,} of "
+        f"{slowest.offered:,} frames came to {path.sink}",
+        mend="send a frame that the program lets pass, and look at the counters of the interfaces on the path",
     )
 
 
-def _measurement(
-    program: Program, subject: str, flows: int, kept: list[Delivery], highest: Delivery, above_pps: float | None
-) -> Measurement:
-    rates = tuple(each.rate_pps for each in kept)
-    lost = sum(each.lost for each in kept)
-    facts = {"flows": flows, "offered": sum(each.offered for each in kept), "lost": lost}
-    return Measurement(
-        metric="rate",
-        method=METHOD,
-        unit="packets/s",
-        program=program.name,
-        subject=subject,
-        headline="p50",
-        summary={**statistics.percentiles(rates), "unpaced_pps": highest.rate_pps, "lost": float(lost)},
-        interval=statistics.median_interval(rates),
-        trials=(Trial("with", rates, facts),),
-        limit=Limit("p50", above_pps, below=False) if above_pps is not None else None,
-        remarks=(
-            f"{lost} of {facts['offered']:,} frames lost in {len(kept)} trials; one CPU for generator and program",
-        ),
-    )
+@dataclass(frozen=True)
+class Rates:
+    """The trials of one search, and those without pacing by lane ("mrr", "path", "generator")."""
+
+    program: str
+    subject: str
+    flows: int
+    found: Found
+    unpaced: Mapping[str, list[LoadTrial]]
+
+    def measurement(self, above_pps: float | None, noise: Mapping[str, Any]) -> Measurement:
+        """Everything, for the report."""
+        headline = "ndr" if self.found.bounds["ndr"] else "pdr"
+        bounds = self.found.bounds[headline]
+        assert bounds is not None
+        return Measurement(
+            metric="rate",
+            method=METHOD,
+            unit="packets/s",
+            program=self.program,
+            subject=self.subject,
+            headline=f"{headline}_pps",
+            summary=self._summary(),
+            interval=(bounds.good_pps, min(bounds.bad_pps, self._highest())),
+            trials=(_trial("with", self.found.trials, self.flows), *self._unpaced_trials()),
+            limit=Limit("ndr_pps", above_pps, below=False) if above_pps is not None else None,
+            remarks=tuple(self._remarks()),
+            noise=noise,
+        )
+
+    def _summary(self) -> dict[str, float]:
+        rates = {f"{goal}_pps": _good(self.found.bounds[goal]) for goal in GOALS}
+        middle = {f"{name}_pps": self._middle(name) for name in self.unpaced}
+        return {**rates, **middle}
+
+    def _middle(self, lane: str) -> float:
+        return median(trial.received_pps for trial in self.unpaced[lane])
+
+    def _highest(self) -> float:
+        return max(trial.intended_pps for trial in self.found.trials)
+
+    def _unpaced_trials(self) -> list[Trial]:
+        return [_trial(name, trials, self.flows) for name, trials in self.unpaced.items()]
+
+    def _remarks(self) -> list[str]:
+        offered, lost = (sum(getattr(trial, what) for trial in self.found.trials) for what in ("offered", "lost"))
+        told = [
+            f"{lost:,} of {offered:,} frames lost in {len(self.found.trials)} trials, {self.found.duration_s:.1f} s",
+            limits(*(self._middle(name) for name in ("mrr", "path", "generator"))),
+        ]
+        if not self.found.bounds["ndr"]:
+            told.insert(0, f"no rate without loss: frames are lost at {LOWEST * self._highest():,.0f} packets/s too")
+        return told
+
+
+def limits(with_pps: float, path_pps: float, generator_pps: float) -> str:
+    """What takes the time of a packet, and so limits the rate: generator, path or program."""
+    if not path_pps:
+        return "without the program no frame arrives, so that what limits the rate is not known"
+    generator = 1e9 / generator_pps
+    path, program = 1e9 / path_pps - generator, 1e9 / with_pps - 1e9 / path_pps
+    if program < -SPARE_NS:
+        rest = 1e9 / with_pps - generator
+        parts = {"the generator": generator, "the program and the rest of the path": rest}
+        more = f"; without the program it would take {1e9 / path_pps:,.0f} ns"
+    else:
+        parts = {"the generator": generator, "the path": path, "the program": program}
+        more = ""
+    most = max(parts, key=lambda part: parts[part])
+    shares = ", ".join(f"{part} {max(0.0, each):,.0f}" for part, each in parts.items())
+    return f"{most} limits: of {1e9 / with_pps:,.0f} ns a packet, {shares}{more}"
+
+
+def _good(bounds: Bounds | None) -> float:
+    return bounds.good_pps if bounds else 0.0
+
+
+def _trial(arm: str, trials: tuple[LoadTrial, ...] | list[LoadTrial], flows: int) -> Trial:
+    """Samples are packets received a second of CPU time; how they came about is in the facts, trial by trial."""
+    columns = ("intended_pps", "intended_s", "offered", "received", "cpu_s")
+    facts = {name: [getattr(trial, name) for trial in trials] for name in columns}
+    return Trial(arm, tuple(trial.received_pps for trial in trials), {"flows": flows, **facts})

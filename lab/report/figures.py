@@ -12,7 +12,18 @@ from lab.report.curves import arms
 from lab.report.quantity import plain, quantity, span
 
 METRICS = {"added_latency": "Added latency", "rate": "Rate", "cost": "Cost", "goodput": "Goodput"}
-STATISTICS = {"p50": "median", "p999": "p99.9", "p9999": "p99.99", "n": "samples", "mean": "mean"}
+STATISTICS = {
+    "p50": "median",
+    "p999": "p99.9",
+    "p9999": "p99.99",
+    "n": "samples",
+    "mean": "mean",
+    "ndr_pps": "no-drop rate",
+    "pdr_pps": "rate with 0.5 % loss",
+    "mrr_pps": "received without pacing",
+    "path_pps": "path without the program",
+    "generator_pps": "generator into a sink",
+}
 HALF_WIDTH = 1.96
 """Standard deviations to each side that hold 95 % of a normal distribution."""
 

@@ -28,12 +28,13 @@ from lab.kernel import closing, libbpf, netns, packet, softirq
 from lab.model.delivery import Delivery
 from lab.model.journal import journal
 from lab.traffic.flow_fields import check_flows, flow_fields, flow_frame, flow_knobs
-from lab.traffic.sink import Sink
+from lab.traffic.sink import Passage, Sink
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from lab.net.namespace import Interface
+    from lab.traffic.sink import Counter
 
 BATCH = 64
 CHUNK = 8192
@@ -125,22 +126,23 @@ class AnyFlood(ABC):
         count: int | None = None,
         seconds: float | None = None,
         rate_pps: float | None = None,
-        sink: Interface | Sink | None = None,
+        sink: Interface | Counter | None = None,
     ) -> Delivery:
         """Sends so much, and waits until the last frame is counted. TrafficError when none came to the peer."""
         return self._run(Amount(count, seconds, rate_pps), sink)
 
-    def _run(self, amount: Amount, sink: Interface | Sink | None) -> Delivery:
+    def _run(self, amount: Amount, sink: Interface | Counter | None) -> Delivery:
         peer = self.source.peer
         with ExitStack() as stack:
-            counted = _counter(sink, stack) if sink else lambda: peer.counters().rx_packets
-            before, entered = counted(), peer.counters().rx_packets
+            at_peer = Passage(peer).count
+            counted = _counter(sink, stack) if sink else at_peer
+            before, entered = counted(), at_peer()
             with softirq.on_one_cpu():
                 start = time.monotonic()
                 offered, cpu_s = self._offer(amount)
                 duration_s = time.monotonic() - start
             received = _settled(counted, before, offered)
-            if peer.counters().rx_packets == entered:
+            if at_peer() == entered:
                 raise TrafficError(
                     f"flood {self.source.name}: none of {offered:,} frames came to {peer.name}",
                     mend='a program at its egress? live frames pass below it, via="packet" does not',
@@ -273,8 +275,10 @@ class Floods:
             self._ready.popitem()[1].close()
 
 
-def _counter(sink: Interface | Sink, stack: ExitStack) -> Callable[[], int]:
-    return (sink if isinstance(sink, Sink) else stack.enter_context(Sink(sink))).count
+def _counter(sink: Interface | Counter, stack: ExitStack) -> Callable[[], int]:
+    if hasattr(sink, "count"):
+        return sink.count
+    return stack.enter_context(Sink(sink)).count
 
 
 def _settled(count: Callable[[], int], before: int, offered: int) -> int:

@@ -1,0 +1,97 @@
+"""A network that is offered frames again and again: with the program under test, without it, or nothing but a sink."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lab.bench.path import Path
+from lab.bench.proof import met_by
+from lab.bench.search import LoadTrial
+from lab.model.journal import journal
+from lab.traffic.flood import Flood
+from lab.traffic.sink import Passage, Sink
+
+if TYPE_CHECKING:
+    from lab.bench.isolation import Core
+    from lab.bpf.program import Program
+    from lab.traffic.network import Network
+    from lab.traffic.sink import Counter
+
+FEWEST_WARM_UP = 1000
+
+
+@dataclass(frozen=True)
+class Lane:
+    """Frames of `flood`, counted by `sink`; every trial is one real-time burst of `core`."""
+
+    flood: Flood
+    sink: Counter
+    core: Core
+
+    def offer(self, pps: float, seconds: float) -> LoadTrial:
+        """A trial at a rate."""
+        with self.core.burst():
+            came = self.flood.run(count=max(1, round(pps * seconds)), rate_pps=pps, sink=self.sink)
+        return LoadTrial(pps, seconds, came.offered, came.received, came.cpu_s)
+
+    def offer_most(self, seconds: float) -> LoadTrial:
+        """A trial as fast as the core goes."""
+        with self.core.burst():
+            came = self.flood.run(seconds=seconds, sink=self.sink)
+        return LoadTrial(came.offered / came.cpu_s, came.cpu_s, came.offered, came.received, came.cpu_s)
+
+
+@contextmanager
+def with_program(program: Program, path: Path, frame: Any, flows: int, core: Core) -> Iterator[Lane]:
+    """The path with the program, which has met every flow; noted in the journal. MeasurementError if it met none."""
+    from lab.traffic.network import Network
+
+    with Network(path.topology) as network:
+        flood = _flood(network, path, frame, flows)
+        with flood, path.attach(program, network), _counted(network, path.sink, path.at) as sink, journal():
+            count = max(flows, FEWEST_WARM_UP)
+            with met_by(program, count, path.at):
+                flood.run(count=count)
+            yield Lane(flood, sink, core)
+
+
+@contextmanager
+def without_program(path: Path, frame: Any, flows: int, core: Core) -> Iterator[Lane]:
+    """The same path, where nothing is attached; at `path.sink_without`, if there is one, frames are taken away."""
+    from lab.traffic.network import Network
+
+    with journal(), Network(path.topology) as network:
+        flood = _flood(network, path, frame, flows)
+        with flood, _counted(network, path.sink_without or path.sink, "" if path.sink_without else path.at) as sink:
+            yield Lane(flood, sink, core)
+
+
+@contextmanager
+def generator_alone(path: Path, frame: Any, flows: int, core: Core) -> Iterator[Lane]:
+    """Frames end where they first arrive."""
+    from lab.traffic.network import Network
+
+    with journal(), Network(path.topology) as network:
+        flood = _flood(network, path, frame, flows)
+        with flood, Sink(flood.source.peer) as sink:
+            yield Lane(flood, sink, core)
+
+
+def _flood(network: Network, path: Path, frame: Any, flows: int) -> Flood:
+    if path.prepare:
+        path.prepare(network)
+    return Flood(network.interface(path.source), frame(network) if callable(frame) else frame, flows=flows)
+
+
+@contextmanager
+def _counted(network: Network, sink: str, at: str) -> Iterator[Counter]:
+    """The lab's sink at the end of the path; where the program sits it would be in the way, so there it only counts."""
+    interface = network.interface(sink)
+    if at and network.interface(at).name == interface.name:
+        yield Passage(interface)
+        return
+    with Sink(interface) as counting:
+        yield counting

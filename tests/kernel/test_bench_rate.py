@@ -1,0 +1,143 @@
+"""Rates: what was lost is counted to the frame, a rate lies where a search must find it, and what limits is named."""
+
+from __future__ import annotations
+
+from pathlib import Path as File
+
+import pytest
+
+from lab import Mode, Topology, instruments
+from lab.bench.bench import Bench
+from lab.bench.isolation import isolated
+from lab.bench.lane import with_program, without_program
+from lab.bench.path import Path
+from lab.bench.rate import limits
+from lab.bench.search import LoadTrial, search
+from lab.bpf.loader import Loader
+from lab.errors import MeasurementError
+from lab.traffic import frames
+
+PAIR = Topology.pair("client", "server")
+CHAIN = Topology.chain("client", "dut", "server")
+BACK = Path(PAIR, "client/eth0", at="server/eth0", sink="client/eth0", sink_without="server/eth0", mode=Mode.NATIVE)
+ENDS = Path(PAIR, source="client/eth0", at="server/eth0", sink="server/eth0", mode=Mode.NATIVE)
+FRAME = bytes(frames.udp(PAIR, "client", "server", dst_port=9, payload=bytes(18)))
+SOURCES = File(__file__).parents[1] / "bpf"
+
+
+@pytest.fixture
+def reflect(bpf: Loader):
+    """Sends frames back, but for one in `every`, each after `rounds` of work."""
+    return lambda **knobs: bpf.load(instruments.path("reflect"), **knobs)
+
+
+@pytest.mark.needs("live_frames")
+def test_a_rate_is_searched_and_split_into_its_parts(bench: Bench, reflect) -> None:
+    """NDR, PDR and MRR are near each other where nothing is lost; the time of a packet is split; trials are kept."""
+    measured = bench.rate(reflect(rounds=500), BACK, FRAME, flows=64, above_pps=1000)
+    summary = measured.summary
+    assert 0.5 * summary["mrr_pps"] < summary["ndr_pps"] <= summary["pdr_pps"] < 1.5 * summary["mrr_pps"]
+    assert summary["mrr_pps"] < summary["generator_pps"]
+    assert measured.interval[0] == measured.ndr_pps <= measured.interval[1]
+    assert any("the program limits: of " in remark for remark in measured.remarks)
+    assert [trial.arm for trial in measured.trials] == ["with", "mrr", "path", "generator"]
+    assert all(facts["offered"] == facts["received"] for facts in (trial.facts for trial in measured.trials))
+
+
+@pytest.mark.needs("live_frames")
+@pytest.mark.parametrize("every", [7, 100, 1000])
+def test_a_known_loss_is_counted_to_the_frame(bench: Bench, reflect, every: int) -> None:
+    """Of 70,000 frames exactly one in `every` is lost, as the sink counts and as the program says."""
+    with isolated() as core, with_program(reflect(every=every), BACK, FRAME, 16, core) as lane:
+        trial = lane.offer(pps=1_000_000, seconds=0.07)
+    assert trial.offered == 70_000
+    assert abs(trial.lost - 70_000 / every) <= 1, "the frames of the warm-up come first"
+
+
+@pytest.mark.needs("live_frames")
+def test_some_loss_leaves_a_pdr(bench: Bench, reflect) -> None:
+    """With one frame in 1,000 lost there is no rate without loss, and that is said; that with 0.5 % is found."""
+    measured = bench.rate(reflect(every=1000, rounds=500), BACK, FRAME, flows=16, above_pps=1)
+    assert (measured.headline, measured.ndr_pps) == ("pdr_pps", 0.0)
+    assert measured.pdr_pps > 100_000
+    assert measured.remarks[0].startswith("no rate without loss: frames are lost at")
+    assert measured.limit is not None
+    assert not measured.limit.holds_for(measured.summary[measured.limit.statistic])
+
+
+@pytest.mark.needs("live_frames")
+def test_more_loss_is_no_rate(bench: Bench, reflect) -> None:
+    """One frame in 100 lost is more than either goal allows at any load: an error that says where they were missed."""
+    with pytest.raises(MeasurementError, match=r"measure the rate of reflect: .* frames came to client/eth0"):
+        bench.rate(reflect(every=100), BACK, FRAME, flows=16)
+
+
+@pytest.mark.needs("live_frames")
+def test_a_program_at_the_end_of_the_path_is_counted_by_its_interface(bpf: Loader) -> None:
+    """Where the program itself is the end, what its interface received counts, and the program saw all of it."""
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
+    with isolated() as core, with_program(program, ENDS, FRAME, 64, core) as lane:
+        before = program.globals["dropped"]
+        trial = lane.offer(pps=500_000, seconds=0.02)
+    assert (trial.offered, trial.received) == (10_000, 10_000)
+    assert program.globals["dropped"] - before == 10_000
+
+
+@pytest.mark.needs("live_frames")
+def test_frames_are_counted_at_the_sink_and_not_on_the_way(bpf: Loader) -> None:
+    """What a router drops did come to the router, and is lost all the same; without the program it arrives."""
+    path = Path(CHAIN, source="client/eth0", at="dut/eth0", sink="server/eth0", mode=Mode.NATIVE)
+    frame = bytes(frames.udp(CHAIN, "client", "server", dst_port=9, payload=bytes(18)))
+    program = bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp")
+    with isolated() as core:
+        with with_program(program, path, frame, 16, core) as lane:
+            assert lane.offer(pps=100_000, seconds=0.02).received == 0
+        with without_program(path, frame, 16, core) as lane:
+            assert lane.offer(pps=100_000, seconds=0.02).received == 2000
+
+
+@pytest.mark.needs("live_frames")
+def test_a_program_that_meets_no_frame_has_no_rate(bpf: Loader, bench: Bench) -> None:
+    """Attached beside the path, it is an error and no good news."""
+    beside = Path(CHAIN, source="client/eth0", at="dut/eth1", sink="server/eth0", mode=Mode.NATIVE)
+    frame = bytes(frames.udp(CHAIN, "client", "server", dst_port=9, payload=bytes(18)))
+    with pytest.raises(MeasurementError, match=r"it met \d+ of 1000 frames"):
+        bench.rate(bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp"), beside, frame)
+
+
+@pytest.mark.parametrize("limit_pps", [80_000.0, 3_500_000.0])
+def test_a_search_finds_the_edge(limit_pps: float) -> None:
+    """A subject that needs a fixed CPU time for each frame is found within 2 %, whatever disturbs one trial in five."""
+    made = 0
+
+    def offer(pps: float, seconds: float) -> LoadTrial:
+        nonlocal made
+        made += 1
+        slow = 1.3 if made % 5 == 0 else 1.0
+        frames = round(pps * seconds)
+        return LoadTrial(pps, seconds, frames, frames, slow * frames / limit_pps)
+
+    found = search(offer, 1.2 * limit_pps)
+    for goal in ("ndr", "pdr"):
+        bounds = found.bounds[goal]
+        assert bounds is not None
+        assert 0.98 * limit_pps <= bounds.good_pps <= 1.01 * limit_pps
+    assert len(found.trials) == made
+
+
+@pytest.mark.parametrize(
+    ("rates", "words"),
+    [
+        ((5.9e6, 5.9e6, 6.0e6), "the generator limits: of 169 ns a packet"),
+        (
+            (0.9e6, 1.0e6, 6.0e6),
+            "the path limits: of 1,111 ns a packet, the generator 167, the path 833, the program 111",
+        ),
+        ((2.0e6, 5.9e6, 6.0e6), "the program limits"),
+        ((4.0e6, 1.0e6, 6.0e6), "without the program it would take 1,000 ns"),
+        ((4.0e6, 0.0, 6.0e6), "what limits the rate is not known"),
+    ],
+)
+def test_what_limits_is_named(rates: tuple[float, float, float], words: str) -> None:
+    """The largest share of a packet's time: generator, path or program."""
+    assert words in limits(*rates)
