@@ -201,12 +201,17 @@ def test_what_fails_has_its_error_and_its_address(program):
         for path in ("/nowhere", "\0hidden"):
             with suppress(OSError):
                 local.connect(path)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as local, suppress(OSError):
+        local.sendmsg([b"hello"], [], 0, "\0hidden")
     call("socket", 99, 1, 0)
     call("listen", -1, 7)
     assert told(program) == [
         f"socket(AF_UNIX, SOCK_STREAM|SOCK_CLOEXEC, 0) = {descriptor}",
         f"connect({descriptor}, AF_UNIX /nowhere) = -1 ENOENT",
         f"connect({descriptor}, AF_UNIX @hidden) = -1 ECONNREFUSED",
+        f"close({descriptor}) = 0",
+        f"socket(AF_UNIX, SOCK_DGRAM|SOCK_CLOEXEC, 0) = {descriptor}",
+        f"sendmsg({descriptor}, AF_UNIX @hidden, 0) = -1 ECONNREFUSED",
         f"close({descriptor}) = 0",
         "socket(99, SOCK_STREAM, 0) = -1 EAFNOSUPPORT",
         "listen(-1, 7) = -1 EBADF",
@@ -264,24 +269,28 @@ def ask(times: int) -> Callable[[], None]:
 
 
 def test_only_processes_of_a_name_are_counted(bpf):
-    """Two children make the same calls, and the one of that name is there; of the other nothing."""
-    program = trace.load(bpf, comm="the-one", own=True)
+    """Three children make the same calls: the one of that name is there, of the others nothing."""
+    program = trace.load(bpf, comm="the-chosen-one", own=True)
     with trace.attached(program):
-        chosen = in_a_child(renamed("the-one", ask(30)))
-        in_a_child(renamed("the-one-not", ask(40)))
+        chosen = in_a_child(renamed("the-chosen-one", ask(30)))
+        in_a_child(renamed("the-chosen-two", ask(40)))
+        in_a_child(renamed("the-other-one", ask(40)))
         ask(50)()
     (counted,) = [each for each in trace.lines(program) if each.call == "getppid"]
-    assert (counted.pid, counted.comm, counted.calls) == (chosen, "the-one", 30)
+    assert (counted.pid, counted.comm, counted.calls) == (chosen, "the-chosen-one", 30)
+
+
+SHELL = ["sh", "-c", "exec /bin/true"]
 
 
 def test_a_program_started_anew_has_its_new_name(bpf):
-    """A child that execs: its line has the name of what it became."""
-    program = trace.load(bpf, call=("execve", "exit_group", "getppid"))
+    """A child makes a call, becomes a shell, and then another program: its lines have the name of the last."""
+    program = trace.load(bpf, call=("execve", "getppid"))
     with trace.attached(program):
-        pid = os.posix_spawn("/bin/true", ["true"], {})
-        os.waitpid(pid, 0)
+        pid = in_a_child(renamed("before", lambda: (ask(1)(), os.execv("/bin/sh", SHELL))))
     found = {each.call: each for each in trace.lines(program) if each.pid == pid}
-    assert (found["execve"].comm, found["execve"].calls, found.keys()) == ("true", 1, {"execve"})
+    assert {each.comm for each in found.values()} == {"true"}
+    assert found["execve"].calls == 2 and found.keys() == {"execve", "getppid"}
 
 
 def test_the_tracer_itself_is_left_out(bpf):
