@@ -34,6 +34,21 @@ def waiting(protocol: str, port: int) -> socket.socket:
     )
 
 
+def every_waiting(protocol: str, port: int) -> list[tuple[int, socket.socket]]:
+    """A copy of each socket that waits on the port, with a process that has it, not this one if another has.
+
+    By process; the caller closes the copies.
+    """
+    inodes = {inode for each in (protocol, f"{protocol}6") for inode in _inodes(each, WAITING[protocol], port)}
+    found: dict[str, tuple[int, socket.socket]] = {}
+    for pid, descriptor in sorted(_holders(inodes), key=lambda holder: (holder[0] == os.getpid(), holder)):
+        with suppress(OSError):  # it ended, or closed the socket
+            inode = str(Path(f"/proc/{pid}/fd/{descriptor}").readlink())
+            if inode not in found:
+                found[inode] = (pid, _copy(pid, descriptor))
+    return list(found.values())
+
+
 def _inodes(table: str, state: str, port: int) -> Iterator[str]:
     with suppress(FileNotFoundError):  # no IPv6
         for line in Path(f"/proc/thread-self/net/{table}").read_text().splitlines()[1:]:
