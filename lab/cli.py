@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 COMMANDS = {
     "attach": "Attach a program to this machine's interfaces, until Ctrl-C.",
     "bench": "What operations cost on this machine.",
+    "compare": "Two programs, commits, knob settings or stored runs against each other.",
     "doctor": "What this kernel and machine can do, and what is missing.",
+    "history": "Each figure through the stored runs, and where it changed.",
     "list": "The programs at hand.",
     "new": "Write the files of a new program, which pass at once.",
     "report": "Write reports/index.html from the stored runs.",

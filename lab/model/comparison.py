@@ -40,7 +40,7 @@ class Comparison:
 
     def is_slower_by(self, share: float) -> bool:
         """True when B takes longer by more than this share for certain: the whole interval lies beyond it."""
-        return self.ratio[1] > 1 + share
+        return self.verdict == "slower" and self.ratio[1] > 1 + share
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON; `from_dict` reads it back."""

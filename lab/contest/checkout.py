@@ -1,0 +1,61 @@
+"""The files of a commit, in a folder of the cache that is named by it."""
+
+from __future__ import annotations
+
+import io
+import os
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from lab.bench.environment import GIT_OPTIONS
+from lab.bpf.build import cache_folder
+from lab.errors import LabError
+
+TIMEOUT_S = 60
+
+
+def checkout(project: Path, commit: str) -> Path:
+    """A folder with the files of `commit` (anything git understands); made once, whole or not at all.
+
+    The project itself is only read. LabError, in git's own words, when there is no such commit.
+    """
+    name = _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
+    if not name:
+        raise LabError(f"compare with {commit!r}: git knows no such commit in {project}", mend="git log --oneline")
+    folder = cache_folder() / "commits" / name.decode().strip()
+    if not folder.is_dir():
+        _unpack(_git(project, "archive", "--format=tar", name.decode().strip()), folder)
+    return folder
+
+
+def _unpack(archive: bytes, folder: Path) -> None:
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as made:
+        whole = Path(made) / "tree"
+        with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+            tar.extractall(whole, filter="data")
+        try:
+            whole.rename(folder)
+        except OSError:  # another process was faster
+            if not folder.is_dir():
+                raise
+
+
+def _git(project: Path, *arguments: str) -> bytes:
+    """What git prints; b"" where it fails quietly. LabError where there is no git, or it is no repository."""
+    environment = {**os.environ, "LC_ALL": "C"}
+    try:
+        done = subprocess.run(
+            ["git", *GIT_OPTIONS, "-C", str(project), *arguments],
+            capture_output=True,
+            timeout=TIMEOUT_S,
+            env=environment,
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise LabError(f"ask git about {project}: {error}", mend="apt-get install git") from error
+    said = done.stderr.decode(errors="replace").strip()
+    if said:
+        raise LabError(f"ask git about {project}", kernel=said, mend="compare needs a commit of this repository")
+    return done.stdout

@@ -1,0 +1,111 @@
+"""A contest: two contenders on every workload that they share, at every number of flows."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from lab.bench.compare import compare_cost
+from lab.bench.decision import Decision, Rule
+from lab.bench.environment import read_environment
+from lab.bench.store import new_id, write_run
+from lab.contest.named import Named
+from lab.contest.workloads import Make, contender, plain, workloads
+from lab.errors import LabError
+from lab.model.comparison import Comparison
+from lab.model.run import Result, Run
+
+Told = Callable[[str, Decision, float, float], object]
+"""After each look: which round it is, the decision so far, its base in ns, and the seconds that have passed."""
+
+
+@dataclass(frozen=True)
+class Round:
+    """One workload at one number of flows."""
+
+    title: str
+    flows: int
+    a: Make
+    b: Make
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a contest is held: which workload (None: each), on how many flows, by which rule, and for how long."""
+
+    flows: tuple[int, ...]
+    rule: Rule
+    budget_s: float
+    workload: str | None = None
+    program: str | None = None
+    frame: bytes | None = None
+
+
+def rounds(a: Named, b: Named, wanted: Wanted) -> list[Round]:
+    """The workloads that both have; where one has none, or a frame was given, the programs as they are on one frame."""
+    shared = _shared(a, b, wanted) if wanted.frame is None else {}
+    if not shared:
+        from lab.contest.frames import frame_named
+
+        frame = wanted.frame or frame_named("udp4")
+        shared = {"as loaded": (plain(a, frame, wanted.program), plain(b, frame, wanted.program))}
+    return [Round(title, flows, *makes) for title, makes in shared.items() for flows in wanted.flows]
+
+
+def _shared(a: Named, b: Named, wanted: Wanted) -> dict[str, tuple[Make, Make]]:
+    ours, theirs = workloads(a), workloads(b)
+    both = {title: (make, theirs[title]) for title, make in ours.items() if title in theirs}
+    if wanted.workload is None:
+        return both
+    found = {title: makes for title, makes in both.items() if wanted.workload.lower() in title.lower()}
+    if not found:
+        there = "; ".join(both) or "none"
+        raise LabError(
+            f"compare {a.text} with {b.text}: no workload says {wanted.workload!r}", mend=f"there are: {there}"
+        )
+    return found
+
+
+def hold(a: Named, b: Named, wanted: Wanted, told: Told = lambda *_: None) -> Iterator[Comparison]:
+    """One comparison a round, as soon as it is sure or its budget is spent."""
+    for each in rounds(a, b, wanted):
+        found = compare_cost(
+            contender(a, each.a),
+            contender(b, each.b),
+            flows=each.flows,
+            rule=wanted.rule,
+            budget_s=wanted.budget_s,
+            title=each.title,
+            progress=lambda decision, base, passed, title=each.title: told(title, decision, base, passed),  # type: ignore[misc]
+        )
+        yield found
+
+
+def store(stem: str, comparisons: list[Comparison], project: Path, started: float) -> Path:
+    """Puts what was found among the stored runs, with the machine that found it."""
+    now = datetime.now(UTC)
+    results = tuple(
+        Result(
+            nodeid=f"compare {each.a} {each.b} {each.subject}",
+            kind="benchmark",
+            program=stem,
+            title=f"{each.b} against {each.a}: {each.subject}",
+            outcome="passed",
+            reason="",
+            duration_s=each.duration_s,
+            notes={"comparison": [each.as_dict()]},
+        )
+        for each in comparisons
+    )
+    run = Run(
+        id=new_id(now),
+        started=now.isoformat(timespec="seconds"),
+        duration_s=round(time.monotonic() - started, 3),
+        command=("lab", "compare", comparisons[0].a, comparisons[0].b),
+        environment=read_environment(project),
+        results=results,
+    )
+    return write_run(run, project / "reports" / "runs")

@@ -1,0 +1,116 @@
+"""`lab compare` as a person calls it: programs, commits, knobs and stored runs."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lab import cli
+from lab.contest.frames import frame_named
+from lab.contest.named import named
+from lab.errors import LabError, TrafficError
+
+BUSY = Path(__file__).parents[1] / "bpf" / "busy.bpf.c"
+QUICK = ("--resolution", "20%", "--budget", "2s", "--frame", "udp4")
+BENCHMARK = '''
+from lab.bench.workload import Workload
+
+def workload_plain(bpf):
+    """A plain datagram."""
+    from lab.contest.frames import frame_named
+
+    return Workload(bpf.load("burner"), frame_named("udp4"))
+'''
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch) -> Path:
+    """A stranger's repository of two commits: the second one makes its program slower, from 50 rounds to 400."""
+    for folder in ("bpf", "benchmarks"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "benchmarks" / "bench_burner.py").write_text(BENCHMARK)
+    git(tmp_path, "init", "-q")
+    for rounds in (50, 400):
+        source = BUSY.read_text().replace("rounds;", f"rounds = {rounds};", 1)
+        (tmp_path / "bpf" / "burner.bpf.c").write_text(source)
+        git(tmp_path, "add", ".")
+        git(tmp_path, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", f"{rounds} rounds")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path
+
+
+def git(folder: Path, *arguments: str) -> None:
+    subprocess.run(["git", "-C", str(folder), *arguments], check=True, capture_output=True)
+
+
+def test_a_commit_is_compared_with_its_parent(project, capsys) -> None:
+    """The workload of the benchmark runs on both trees; slower for certain than 50 % is exit status 1."""
+    status = cli.run(["compare", "burner@HEAD~1", "burner", "--fail-if-slower", "50%", "--budget", "5s"])
+    said = capsys.readouterr()
+    assert status == 1
+    assert "A plain datagram, 1 flow" in said.out and "% slower" in said.out
+    assert "over 50 %" in said.err
+    (stored,) = (project / "reports" / "runs").glob("*.json")
+    (result,) = json.loads(stored.read_text())["results"]
+    assert result["notes"]["comparison"][0]["verdict"] == "slower"
+
+
+def test_the_other_way_round_it_is_faster(project, capsys) -> None:
+    """And no reason to fail; --no-store leaves nothing behind."""
+    status = cli.run(["compare", "burner", "burner@HEAD~1", "--fail-if-slower", "5%", "--budget", "5s", "--no-store"])
+    assert status == 0
+    assert "% faster" in capsys.readouterr().out
+    assert not (project / "reports").exists()
+
+
+def test_knob_settings_are_compared(capsys) -> None:
+    """One object, a knob set twice; --json prints what was found and nothing else."""
+    status = cli.run(["compare", f"{BUSY}:rounds=100", f"{BUSY}:rounds=300", "--json", "--no-store", *QUICK])
+    (found,) = json.loads(capsys.readouterr().out)
+    assert status == 0
+    assert found["verdict"] == "slower"
+    assert found["a"].endswith(":rounds=100")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["nosuch", "nosuch"], "load nosuch: there is no bpf/nosuch.bpf.c"),
+        ([f"{BUSY}:rounds", f"{BUSY}"], "'rounds' is not knob=value"),
+        ([f"{BUSY}:speed=3", f"{BUSY}", "--frame", "udp4"], "there is no knob 'speed'"),
+        ([f"{BUSY}", f"{BUSY}", "--frame", "nonsense"], "take 'nonsense' as a frame"),
+        ([f"{BUSY}", f"{BUSY}", "--budget", "never"], "'never' is not a time"),
+        ([f"{BUSY}", f"{BUSY}", "--fail-if-slower", "200%"], "not between 0 and 100 %"),
+        ([f"{BUSY}", f"{BUSY}", "--flows", "3", "--frame", "udp4"], "3 flows: not a power of two"),
+        (["a.json", "b.json"], "there is no file a.json"),
+    ],
+)
+def test_bad_input_is_one_sentence(arguments, said, capsys) -> None:
+    """Exit status 2, and nothing is measured."""
+    assert cli.run(["compare", "--no-store", *arguments]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_commit_that_is_not_there(project) -> None:
+    """Neither a commit nor a program of a commit is guessed."""
+    with pytest.raises(LabError, match="git knows no such commit"):
+        named("burner@nosuch")
+    with pytest.raises(LabError, match="there is no other in commit HEAD"):
+        named("other@HEAD")
+
+
+def test_frames_by_name(tmp_path) -> None:
+    """Built in, as hexadecimal, or the first of a capture file."""
+    from lab.traffic.codec import codec
+
+    built_in = frame_named("tcp6")
+    assert frame_named(built_in.hex()) == built_in
+    capture = tmp_path / "one.pcap"
+    codec().wrpcap(str(capture), [codec().Ether(built_in)])
+    assert frame_named(str(capture)) == built_in
+    with pytest.raises(TrafficError, match="not hexadecimal"):
+        frame_named("zz")
