@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, closing, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lab.bench.path import Path
@@ -88,6 +88,15 @@ class Arm:
     def tested(self) -> bool:
         """True for the arm of the program under test."""
         return self.name == WITH
+
+    def loaded_again(self, stack: ExitStack) -> Arm:
+        """The same with code of its own, which lies elsewhere in memory; not for a program that BCC loaded.
+
+        Two arms that shared their code would run it twice as often, and be 12 ns faster for it.
+        """
+        if self.program and self.program.can_load_again:
+            return replace(self, program=stack.enter_context(self.program.again()))
+        return self
 
 
 @dataclass
@@ -179,6 +188,7 @@ def _opened(path: Path, arms: Sequence[Arm], make: ProbeMaker) -> Iterator[list[
     from lab.traffic.network import Network
 
     with ExitStack() as stack:
+        arms = [arm.loaded_again(stack) for arm in arms]
         networks = {arm.name: stack.enter_context(Network(path.topology)) for arm in random.sample(arms, len(arms))}
         for arm in sorted(arms, key=lambda arm: arm.tested):  # what it writes to maps of the program, it writes last
             if path.prepare:
@@ -216,7 +226,10 @@ def _arrived(path: Path, place: _Place, offered: int) -> int:
     """`offered`; MeasurementError unless as many frames arrived."""
     if place.probe.arrived == offered:
         return offered
+    hidden = path.at == path.sink and place.arm.program is not None and place.arm.program.type == "sched_cls"
     raise MeasurementError(
         f"measure latency at {path.at}: {place.probe.arrived} of {offered} frames arrived {ARRIVED[place.arm.name]}",
-        mend="send a frame that the program lets pass to `sink`, and name the `sink_without` of the bare path",
+        mend='TC_ACT_OK keeps a frame from the stamp behind it: method="user_clock", or a sink further on'
+        if hidden
+        else "send a frame that the program lets pass to `sink`, and name the `sink_without` of the bare path",
     )

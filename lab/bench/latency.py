@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lab.bench import histogram
@@ -45,6 +46,7 @@ RAW_SAMPLES = 8192
 ADDED = {name: fraction for name, fraction in statistics.QUANTILES.items() if name != "p999"}
 """Quantiles of which the difference means something: p99.9 is interrupts, of 20 µs and more, in every arm."""
 
+MEDIAN = statistics.QUANTILES["p50"]
 MIDDLE = 0.1
 """To each side of the median: the clock of a virtual machine steps by 10 ns, and the mean of these does not."""
 
@@ -162,15 +164,16 @@ class Report:
 
     def difference(self, arm: str, fraction: float) -> Estimate:
         """What the arm's quantile is above that of the bare path, of which there are two."""
-        return estimate([_level(each[arm], fraction) - _bare(each, fraction) for each in self.taken])
+        found = [_level(each[arm], fraction) - _bare(each, fraction) for each in self.taken]
+        return estimate(found) if fraction == MEDIAN else _typical(found)
 
     def alike(self) -> Estimate:
         """The A/A figure: the difference of the medians of two paths without the program."""
-        return estimate([_level(each[WITHOUT], 0.5) - _level(each[AGAIN], 0.5) for each in self.taken])
+        return estimate([_level(each[WITHOUT], MEDIAN) - _level(each[AGAIN], MEDIAN) for each in self.taken])
 
     def beyond_hook(self) -> Estimate:
         """What the program's median is above that of an empty one: the same path but for what the program does."""
-        return estimate([_level(each[WITH], 0.5) - _level(each[HOOK], 0.5) for each in self.taken])
+        return estimate([_level(each[WITH], MEDIAN) - _level(each[HOOK], MEDIAN) for each in self.taken])
 
     @property
     def _arms(self) -> list[str]:
@@ -186,9 +189,9 @@ class Report:
         whole, bare = self.samples(WITH), self.samples(WITHOUT)
         more = {"aa_p50": self.alike().value}
         if HOOK in self._arms:
-            more["hook_p50"] = self.difference(HOOK, 0.5).value
+            more["hook_p50"] = self.difference(HOOK, MEDIAN).value
             more["program_p50"] = self.beyond_hook().value
-        for name, fraction in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999)):
+        for name, fraction in (("p50", MEDIAN), ("p99", 0.99), ("p999", 0.999)):
             more[f"{name}_with"], more[f"{name}_without"] = _quantile(whole, fraction), _quantile(bare, fraction)
         return {**more, "n": float(len(whole)), "share_below_10us": float((whole < 10_000).mean())}
 
@@ -216,7 +219,7 @@ class Report:
             "p99.9 is mostly interrupts, in every arm, and is not subtracted",
         ]
         if HOOK in self._arms:
-            hook = self.difference(HOOK, 0.5)
+            hook = self.difference(HOOK, MEDIAN)
             own = self.beyond_hook()
             said.insert(
                 0,
@@ -224,6 +227,11 @@ class Report:
                 f"the program itself {own.value:.0f} ns ({own.low:.0f} to {own.high:.0f})",
             )
         return said
+
+
+def _typical(repetitions: Sequence[float]) -> Estimate:
+    """The median and its interval: one tail may be anything, if the machine was slow for a while."""
+    return Estimate(median(repetitions), *statistics.median_interval(repetitions), len(repetitions))
 
 
 def _bare(taken: Shares, fraction: float) -> float:
@@ -238,7 +246,7 @@ def _level(shares: Sequence[NDArray[Any]], fraction: float) -> float:
     """
     import numpy
 
-    if fraction == 0.5:
+    if fraction == MEDIAN:
         return float(numpy.mean([_middle(share) for share in shares]))
     return _quantile(numpy.concatenate(shares), fraction)
 
