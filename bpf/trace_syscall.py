@@ -428,7 +428,8 @@ def _address(raw: bytes) -> Address | None:
         return Address("AF_INET", str(IPv4Address(host)), port)
     if family == socket.AF_INET6 and len(raw) >= 24:
         port, host = struct.unpack_from("!H4x16s", raw, 2)
-        return Address("AF_INET6", str(IPv6Address(host)), port)
+        mapped = IPv6Address(host).ipv4_mapped
+        return Address("AF_INET6", f"::ffff:{mapped}" if mapped else str(IPv6Address(host)), port)
     return Address(_family(family), _path(raw[2:]) if family == socket.AF_UNIX else raw[2:].hex(), 0)
 
 

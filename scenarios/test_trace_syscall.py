@@ -194,6 +194,15 @@ def test_datagrams_are_told_with_lengths_flags_and_addresses(net, program, ip):
         ]
 
 
+def test_ipv4_in_ipv6_is_told_as_it_was_asked_for(net, program):
+    """A socket of IPv6 that sends to a mapped IPv4 address."""
+    with net["client"].enter():
+        client = socket.socket(socket.AF_INET6, socket.SOCK_DGRAM)
+    with client:
+        client.sendto(b"hello", (f"::ffff:{SERVER[4]}", 9000))
+        assert told(program)[1:] == [f"sendto({client.fileno()}, 5 bytes, 0, [::ffff:{SERVER[4]}]:9000) = 5"]
+
+
 def test_what_fails_has_its_error_and_its_address(program):
     """A path that is not there, an abstract name, a family of no sense, a descriptor that is none."""
     with socket.socket(socket.AF_UNIX) as local:
