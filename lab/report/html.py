@@ -25,6 +25,7 @@ from lab.report.outcome import Test
 from lab.report.page import Page, environment_facts, page_of
 from lab.report.quantity import count, plain, quantity, seconds
 from lab.report.read import read_runs
+from lab.report.trend_plot import trend_plot
 from lab.report.words import shown
 
 if TYPE_CHECKING:
@@ -121,6 +122,7 @@ def _templates() -> Environment:
         trial_count=_trial_count,
         distribution_table=_distribution_table,
         dots=dots,
+        trend_plot=trend_plot,
         loads=_loads,
         map_names=_map_names,
         diff=_diff,

@@ -16,10 +16,14 @@ from lab.report.outcome import Group, Test, tally
 from lab.report.program import Program
 from lab.report.quantity import count, plain, quantity
 from lab.report.read import Header, Latest, Stored
+from lab.report.trend import Trend, trends
 from lab.report.words import shown
 
 EVIDENCE_CHARACTERS = 400_000
 """Characters of failures and evidence that one page carries at most."""
+
+FEWEST_POINTS = 3
+"""Runs from which on a figure has a history worth a chart."""
 
 HEADLINES = ("added_latency", "rate", "goodput", "cost")
 
@@ -80,6 +84,21 @@ class Page:
     def broken_limits(self) -> list[Measured]:
         """Promises that were not kept."""
         return [each for each in self.measured if each.telling.kept is False]
+
+    @cached_property
+    def trends(self) -> dict[str, list[Trend]]:
+        """By program: the figures that enough runs hold to be drawn."""
+        by_program: dict[str, list[Trend]] = {}
+        for trend in trends(self.stored.points):
+            if len(trend.points) >= FEWEST_POINTS:
+                by_program.setdefault(trend.program, []).append(trend)
+        return by_program
+
+    @cached_property
+    def changed(self) -> list[Trend]:
+        """Figures that are worse than they were before their last change."""
+        every = [trend for several in self.trends.values() for trend in several]
+        return [trend for trend in every if trend.changes and trend.changes[-1].is_worse]
 
     @property
     def outcome(self) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 from lab.model.measurement import Measurement
 from lab.model.run import Environment, Result, Run
+from lab.report.trend import Point, points_of
 
 PARTIAL = re.compile(r"::|^-[a-zA-Z]*[kmx]|^--(lf|last-failed|deselect|exitfirst|maxfail|sw|stepwise|keyword)\b")
 """Arguments of pytest after which a run did not hold all tests of the files that it names."""
@@ -61,13 +62,14 @@ class Stored:
     """What a folder of runs holds.
 
     `runs` is newest first. `aside` are results of tests that a newer run of their whole file no longer had: renamed
-    or deleted, most likely, so they count for nothing and are only named.
+    or deleted, most likely, so they count for nothing and are only named. `points` are the measurements of all runs.
     """
 
     runs: tuple[Header, ...]
     results: tuple[Latest, ...]
     aside: tuple[Latest, ...]
     broken: tuple[Broken, ...]
+    points: tuple[Point, ...] = ()
 
     @property
     def shown_runs(self) -> tuple[Header, ...]:
@@ -81,6 +83,7 @@ def read_runs(folder: Path) -> Stored:
     newest: dict[str, Latest] = {}
     headers: list[Header] = []
     broken: list[Broken] = []
+    points: list[Point] = []
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
             run = _sound(Run.from_dict(json.loads(path.read_text(encoding="utf-8"))))
@@ -92,9 +95,10 @@ def read_runs(folder: Path) -> Stored:
             header = _header(run)
             headers.append(header)
             _keep(newest, header, run.results)
+            points += points_of(run)
     headers.sort(key=lambda header: (header.started, header.id), reverse=True)
     shown, aside = _set_aside(newest.values(), headers)
-    return Stored(tuple(headers), shown, aside, tuple(broken))
+    return Stored(tuple(headers), shown, aside, tuple(broken), tuple(points))
 
 
 def _header(run: Run) -> Header:

@@ -1,0 +1,89 @@
+"""`lab history`: each figure through the stored runs, and where it changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lab.commands.table import print_table
+from lab.errors import LabError
+from lab.project import find_project
+
+if TYPE_CHECKING:
+    from lab.report.trend import Trend
+
+
+@click.command("history")
+@click.argument("program", required=False)
+@click.option("--metric", help="Only this one: cost, added_latency, rate, …")
+@click.option("--runs", type=click.Path(path_type=Path), help="Where the runs are.  [default: reports/runs]")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object, for other programs.")
+def command(program: str | None, metric: str | None, runs: Path | None, as_json: bool) -> None:
+    """What each figure was in the stored runs, and the commits at which it changed.
+
+    Costs are held against the reference program that is measured with them, so that a slower minute of the machine is
+    no change. Only runs of like environments are told together, and none that were too noisy. At least 8 are needed to
+    tell a change, which then must last for 3.
+    """
+    from lab.report.read import read_runs
+    from lab.report.trend import trends
+
+    runs = runs or find_project(Path.cwd()) / "reports" / "runs"
+    found = [
+        each
+        for each in trends(read_runs(runs).points)
+        if program in (None, each.program) and metric in (None, each.metric)
+    ]
+    if not found:
+        what = " of ".join(filter(None, [metric, program])) or "anything"
+        raise LabError(
+            f"history: no stored run in {runs} measured {what}", mend="make bench, and again with each change"
+        )
+    if as_json:
+        click.echo(json.dumps([_record(trend) for trend in found], indent=2))
+        return
+    _print(found)
+
+
+def _print(found: list[Trend]) -> None:
+    from lab.report.figures import metric_name
+    from lab.report.quantity import quantity
+
+    rows = [
+        (
+            trend.program,
+            f"{metric_name(trend.metric)}, {trend.subject}",
+            str(len(trend.points)),
+            trend.sparkline,
+            quantity(trend.newest.figure, trend.newest.unit),
+            f"{trend.newest.ratio:.3f}" if trend.is_relative else "",
+            trend.changes[-1].verdict if trend.changes else "",
+        )
+        for trend in found
+    ]
+    print_table(("program", "figure", "runs", "old to new", "now", "to reference", "last change"), rows)
+    if left_out := sorted({f"{trend.program}, {trend.metric}: {each}" for trend in found for each in trend.left_out}):
+        click.echo(f"\nRuns left out:\n  {f'{chr(10)}  '.join(left_out)}")
+
+
+def _record(trend: Trend) -> dict[str, Any]:
+    return {
+        "program": trend.program,
+        "metric": trend.metric,
+        "subject": trend.subject,
+        "method": trend.method,
+        "unit": trend.newest.unit,
+        "to_reference": trend.is_relative,
+        "points": [
+            {"run": point.run, "commit": point.commit, "figure": point.figure, "ratio": point.ratio}
+            for point in trend.points
+        ],
+        "changes": [
+            {"run": change.point.run, "commit": change.point.commit, "share": change.share, "worse": change.is_worse}
+            for change in trend.changes
+        ],
+        "left_out": list(trend.left_out),
+    }
