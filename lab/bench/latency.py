@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from lab.bench.arms import AGAIN, HOOK, WARM_UP, WITH, WITHOUT, Arm, Probe, Prob
 from lab.bench.inference import Estimate, estimate
 from lab.bench.isolation import isolated
 from lab.bench.kernel_stamp import SLOTS, KernelStamp
+from lab.bench.noise import watched
 from lab.bench.path import Path
 from lab.bench.socket_stamp import SocketStamp, check_seen
 from lab.bench.user_clock import UserClock
@@ -46,6 +47,8 @@ RAW_SAMPLES = 8192
 ADDED = {name: fraction for name, fraction in statistics.QUANTILES.items() if name != "p999"}
 """Quantiles of which the difference means something: p99.9 is interrupts, of 20 µs and more, in every arm."""
 
+BATCH = 25
+"""Frames in a row of which the sum should always be the same."""
 MEDIAN = statistics.QUANTILES["p50"]
 MIDDLE = 0.1
 """To each side of the median: the clock of a virtual machine steps by 10 ns, and the mean of these does not."""
@@ -98,8 +101,8 @@ def measure_added_latency(
     if method == "socket_stamp":
         check_seen(program, path)
     with ExitStack() as stack:
-        taken = take(path, arms_of(program, stack), make, trials)
-    return Report("added_latency", method, program.name, subject or path.how, taken).measurement(below_ns)
+        taken, noise = take(path, arms_of(program, stack), make, trials)
+    return Report("added_latency", method, program.name, subject or path.how, taken, noise).measurement(below_ns)
 
 
 def probe_of(method: str, frame: Any) -> ProbeMaker:
@@ -118,11 +121,12 @@ def arms_of(program: Program, stack: ExitStack) -> list[Arm]:
     return [Arm(WITH, program), *_hook(program, stack), Arm(WITHOUT), Arm(AGAIN)]
 
 
-def take(path: Path, arms: Sequence[Arm], make: ProbeMaker, trials: Trials) -> Taken:
-    """All repetitions, on one core that is held for them."""
-    with isolated() as core:
+def take(path: Path, arms: Sequence[Arm], make: ProbeMaker, trials: Trials) -> tuple[Taken, dict[str, Any]]:
+    """All repetitions, on one core that is held for them, and what disturbed them."""
+    with isolated() as core, watched(core) as watch:
         again = partial(repetition, path, arms, make, trials.frames_each, core)
-        return [again(silent=count > 0) for count in range(trials.repetitions)]
+        taken = [again(silent=count > 0) for count in range(trials.repetitions)]
+    return taken, watch.noise(_batches(taken))
 
 
 def _hook(program: Program, stack: ExitStack) -> list[Arm]:
@@ -144,6 +148,7 @@ class Report:
     program: str
     subject: str
     taken: Taken
+    noise: Mapping[str, Any] = field(default_factory=dict)
 
     def measurement(self, below_ns: float | None = None) -> Measurement:
         """Differences by quantile, their intervals, the arms' own figures and histograms."""
@@ -160,6 +165,7 @@ class Report:
             trials=tuple(self._trials(added)),
             limit=Limit("p99", below_ns) if below_ns is not None else None,
             remarks=tuple(self._remarks()),
+            noise=self.noise,
         )
 
     def difference(self, arm: str, fraction: float) -> Estimate:
@@ -232,6 +238,13 @@ class Report:
 def _typical(repetitions: Sequence[float]) -> Estimate:
     """The median and its interval: one tail may be anything, if the machine was slow for a while."""
     return Estimate(median(repetitions), *statistics.median_interval(repetitions), len(repetitions))
+
+
+def _batches(taken: Taken) -> list[float]:
+    """ns that so many frames in a row took on the bare path."""
+    shares = [share for each in taken for share in each[WITHOUT]]
+    whole = [share[: len(share) // BATCH * BATCH].reshape(-1, BATCH).sum(axis=1) for share in shares]
+    return [float(batch) for share in whole for batch in share]
 
 
 def _bare(taken: Shares, fraction: float) -> float:

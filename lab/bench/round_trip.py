@@ -51,8 +51,8 @@ def measure_round_trip(
         return PingPong(network, (path.source, sink), dst_port, payload, ip)
 
     with ExitStack() as stack:
-        taken = take(path, arms_of(program, stack), make, trials)
-    return Report("added_round_trip", METHOD, program.name, subject or path.how, taken).measurement(below_ns)
+        taken, noise = take(path, arms_of(program, stack), make, trials)
+    return Report("added_round_trip", METHOD, program.name, subject or path.how, taken, noise).measurement(below_ns)
 
 
 class PingPong:
