@@ -50,6 +50,12 @@ class Bench:
 
         return self._kept(measure_rate(program, path, frame, **options))
 
+    def rates(self, program: Program, path: Path, frame: Any, **options: Any) -> list[Measurement]:
+        """The rate by frame size, from 64 bytes to 1500 and IMIX (see `lab.bench.frame_sizes`)."""
+        from lab.bench.frame_sizes import measure_rates
+
+        return [self._kept(each) for each in measure_rates(program, path, frame, **options)]
+
     def overhead(
         self, operation: Callable[[], Any], attach: Callable[[], AbstractContextManager[Any]], **options: Any
     ) -> Measurement:

@@ -11,7 +11,8 @@ from lab.bench.path import Path
 from lab.bench.proof import met_by
 from lab.bench.search import LoadTrial
 from lab.model.journal import journal
-from lab.traffic.flood import Flood
+from lab.traffic.flood import AnyFlood, Flood
+from lab.traffic.mixed_flood import FrameMix, MixedFlood
 from lab.traffic.sink import Passage, Sink
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ FEWEST_WARM_UP = 1000
 class Lane:
     """Frames of `flood`, counted by `sink`; every trial is one real-time burst of `core`."""
 
-    flood: Flood
+    flood: AnyFlood
     sink: Counter
     core: Core
 
@@ -80,10 +81,13 @@ def generator_alone(path: Path, frame: Any, flows: int, core: Core) -> Iterator[
             yield Lane(flood, sink, core)
 
 
-def _flood(network: Network, path: Path, frame: Any, flows: int) -> Flood:
+def _flood(network: Network, path: Path, frame: Any, flows: int) -> AnyFlood:
     if path.prepare:
         path.prepare(network)
-    return Flood(network.interface(path.source), frame(network) if callable(frame) else frame, flows=flows)
+    source, made = network.interface(path.source), frame(network) if callable(frame) else frame
+    if isinstance(made, FrameMix):
+        return MixedFlood(source, made, flows=flows)
+    return Flood(source, made, flows=flows)
 
 
 @contextmanager

@@ -8,7 +8,7 @@ sink at the first interface, between the trials of the search.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -46,8 +46,9 @@ def measure_rate(
 ) -> Measurement:
     """NDR, PDR and MRR in packets/s of `flows` flows through the program at `path.at`, counted at `path.sink`.
 
-    `frame` is bytes, a scapy packet, or a function of the network that gives one. `above_pps` is the author's promise
-    for the NDR. MeasurementError when the program loses more than 0.5 % at any rate; an NDR of 0.0 when it loses less.
+    `frame` is bytes, a scapy packet, a `FrameMix`, or a function of the network that gives one. `above_pps` is the
+    author's promise for the NDR. MeasurementError when the program loses more than 0.5 % at any rate; the NDR is 0.0
+    when it loses less.
     """
     with ExitStack() as stack:
         core = stack.enter_context(isolated())
@@ -59,9 +60,10 @@ def measure_rate(
         watch = stack.enter_context(watched(core))
         found, unpaced = _searched(lanes)
         noise = watch.noise()
+        frame_bytes = lanes["mrr"].flood.frame_bytes
     _check_any(program, path, found)
     subject = subject or f"{path.how}, {counted(flows)}"
-    rates = Rates(program.name, subject, flows, found, unpaced)
+    rates = Rates(program.name, subject, {"flows": flows, "frame_bytes": frame_bytes}, found, unpaced)
     return rates.measurement(above_pps, noise)
 
 
@@ -103,7 +105,7 @@ class Rates:
 
     program: str
     subject: str
-    flows: int
+    facts: Mapping[str, Any]
     found: Found
     unpaced: Mapping[str, list[LoadTrial]]
 
@@ -121,7 +123,7 @@ class Rates:
             headline=f"{headline}_pps",
             summary=self._summary(),
             interval=(bounds.good_pps, min(bounds.bad_pps, self._highest())),
-            trials=(_trial("with", self.found.trials, self.flows), *self._unpaced_trials()),
+            trials=(_trial("with", self.found.trials, self.facts), *self._unpaced_trials()),
             limit=Limit("ndr_pps", above_pps, below=False) if above_pps is not None else None,
             remarks=tuple(self._remarks()),
             noise=noise,
@@ -135,15 +137,24 @@ class Rates:
     def _middle(self, lane: str) -> float:
         return median(trial.received_pps for trial in self.unpaced[lane])
 
+    def _gigabits(self) -> str:
+        frame_bytes, (goal, bounds) = (
+            self.facts["frame_bytes"],
+            next(each for each in self.found.bounds.items() if each[1]),
+        )
+        rate = f"{_good(bounds) * frame_bytes * 8 / 1e9:,.2f} Gbit/s"
+        return f"{goal.upper()} {rate} in frames of {frame_bytes:,.0f} bytes, without FCS and preamble"
+
     def _highest(self) -> float:
         return max(trial.intended_pps for trial in self.found.trials)
 
     def _unpaced_trials(self) -> list[Trial]:
-        return [_trial(name, trials, self.flows) for name, trials in self.unpaced.items()]
+        return [_trial(name, trials, self.facts) for name, trials in self.unpaced.items()]
 
     def _remarks(self) -> list[str]:
         offered, lost = (sum(getattr(trial, what) for trial in self.found.trials) for what in ("offered", "lost"))
         told = [
+            self._gigabits(),
             f"{lost:,} of {offered:,} frames lost in {len(self.found.trials)} trials, {self.found.duration_s:.1f} s",
             limits(*(self._middle(name) for name in ("mrr", "path", "generator"))),
         ]
@@ -174,8 +185,8 @@ def _good(bounds: Bounds | None) -> float:
     return bounds.good_pps if bounds else 0.0
 
 
-def _trial(arm: str, trials: tuple[LoadTrial, ...] | list[LoadTrial], flows: int) -> Trial:
+def _trial(arm: str, trials: Sequence[LoadTrial], facts: Mapping[str, Any]) -> Trial:
     """Samples are packets received a second of CPU time; how they came about is in the facts, trial by trial."""
     columns = ("intended_pps", "intended_s", "offered", "received", "cpu_s")
-    facts = {name: [getattr(trial, name) for trial in trials] for name in columns}
-    return Trial(arm, tuple(trial.received_pps for trial in trials), {"flows": flows, **facts})
+    raw = {name: [getattr(trial, name) for trial in trials] for name in columns}
+    return Trial(arm, tuple(trial.received_pps for trial in trials), {**facts, **raw})

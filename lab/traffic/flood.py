@@ -16,7 +16,7 @@ import os
 import struct
 import time
 from abc import ABC, abstractmethod
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from math import inf
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +31,7 @@ from lab.traffic.flow_fields import check_flows, flow_fields, flow_frame, flow_k
 from lab.traffic.sink import Passage, Sink
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from lab.net.namespace import Interface
     from lab.traffic.sink import Counter
@@ -98,6 +98,8 @@ class AnyFlood(ABC):
     """A source and a template, ready to send; `run` may be called again and again."""
 
     via = ""
+    frame_bytes = 0.0
+    """Of a frame; the mean where they differ."""
 
     def __init__(self, source: Interface, frame: Any, *, flows: int = 1) -> None:
         if not 1 <= flows <= MOST_FLOWS[self.via]:
@@ -107,6 +109,7 @@ class AnyFlood(ABC):
         self.source = source
         self.flows = flows
         self._frame = bytes(frame)
+        self.frame_bytes = float(len(self._frame))
         check_flows(self._frame, flows)
         self._stack = ExitStack()
 
@@ -166,6 +169,7 @@ class Flood(AnyFlood):
         with journal():  # the lab's own program is no news
             self._generator = bpf.load(instruments.path("generate"), **flow_knobs(self._frame, flows))
         self._stack.callback(self._generator.close)
+        self._context = struct.pack("=6I", 0, len(self._frame), 0, source.ifindex, 0, 0)
         self._attach_somewhere()
 
     def _attach_somewhere(self) -> None:
@@ -182,25 +186,35 @@ class Flood(AnyFlood):
         self._stack.callback(closing.soon, detach)
 
     def _offer(self, amount: Amount) -> tuple[int, float]:
+        with self.making() as made:
+            cpu_s = amount.send(self.make, CHUNK)
+        return made(), cpu_s
+
+    @contextmanager
+    def making(self) -> Iterator[Callable[[], int]]:
+        """Inside of it, `make` sends; what it gives tells how many frames were made since it began."""
         from lab.bpf.attach.receivers import make_poll
 
         generator = self._generator.globals
         before = generator["rounds"]  # it goes on: short floods of many flows do not begin anew each time
-        context = struct.pack("=6I", 0, len(self._frame), 0, self.source.ifindex, 0, 0)
         with ExitStack() as stack:
             make_poll(self.source.peer, stack)
             stack.enter_context(netns.inside(self.source.netns_fd))  # the ifindex means something here only
-            cpu_s = amount.send(lambda chunk: self._make(context, chunk), CHUNK)
+            yield lambda: int(generator["rounds"] - before) & 0xFFFFFFFF
         if generator["refused"]:
             raise TrafficError(f"flood {self.source.name}: the frame is too short for its own headers")
-        offered = (generator["rounds"] - before) & 0xFFFFFFFF  # more than asked for, if a signal interrupted a run
-        return int(offered), cpu_s
 
-    def _make(self, context: bytes, chunk: int) -> int:
+    def make(self, chunk: int) -> int:
+        """Sends so many frames now; they are more if a signal interrupts the kernel."""
         live = kernel_bpf.F_TEST_XDP_LIVE_FRAMES
         try:
             kernel_bpf.prog_test_run(
-                self._generator.fd, self._frame, repeat=chunk, context=context, flags=live, batch=min(BATCH, chunk)
+                self._generator.fd,
+                self._frame,
+                repeat=chunk,
+                context=self._context,
+                flags=live,
+                batch=min(BATCH, chunk),
             )
         except OSError as error:
             raise TrafficError(

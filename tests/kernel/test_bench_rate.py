@@ -8,20 +8,23 @@ import pytest
 
 from lab import Mode, Topology, instruments
 from lab.bench.bench import Bench
+from lab.bench.frame_sizes import imix, resized
 from lab.bench.isolation import isolated
 from lab.bench.lane import with_program, without_program
 from lab.bench.path import Path
 from lab.bench.rate import limits
 from lab.bench.search import LoadTrial, search
 from lab.bpf.loader import Loader
-from lab.errors import MeasurementError
+from lab.errors import MeasurementError, TrafficError
 from lab.traffic import frames
+from lab.traffic.codec import codec
+from lab.traffic.mixed_flood import MixedFlood
 
-PAIR = Topology.pair("client", "server")
+TOPOLOGY = Topology.pair("client", "server")
 CHAIN = Topology.chain("client", "dut", "server")
-BACK = Path(PAIR, "client/eth0", at="server/eth0", sink="client/eth0", sink_without="server/eth0", mode=Mode.NATIVE)
-ENDS = Path(PAIR, source="client/eth0", at="server/eth0", sink="server/eth0", mode=Mode.NATIVE)
-FRAME = bytes(frames.udp(PAIR, "client", "server", dst_port=9, payload=bytes(18)))
+BACK = Path(TOPOLOGY, "client/eth0", at="server/eth0", sink="client/eth0", sink_without="server/eth0", mode=Mode.NATIVE)
+ENDS = Path(TOPOLOGY, source="client/eth0", at="server/eth0", sink="server/eth0", mode=Mode.NATIVE)
+FRAME = bytes(frames.udp(TOPOLOGY, "client", "server", dst_port=9, payload=bytes(18)))
 SOURCES = File(__file__).parents[1] / "bpf"
 
 
@@ -141,3 +144,49 @@ def test_a_search_finds_the_edge(limit_pps: float) -> None:
 def test_what_limits_is_named(rates: tuple[float, float, float], words: str) -> None:
     """The largest share of a packet's time: generator, path or program."""
     assert words in limits(*rates)
+
+
+@pytest.mark.needs("live_frames")
+def test_each_size_is_a_rate_of_its_own(bench: Bench, reflect) -> None:
+    """Packets and Gbit/s of what was asked for; IMIX has the mean size of its mix."""
+    (mixed,) = bench.rates(reflect(), BACK, FRAME, frame_bytes=("imix",), flows=16)
+    assert mixed.subject.endswith(", 16 flows, IMIX")
+    mean = (7 * 64 + 4 * 570 + 1500) / 12
+    assert mixed.trials[0].facts["frame_bytes"] == mean
+    assert f"NDR {mixed.ndr_pps * mean * 8 / 1e9:,.2f} Gbit/s in frames of 352 bytes" in mixed.remarks[0]
+
+
+@pytest.mark.needs("live_frames")
+def test_imix_is_seven_to_four_to_one(net, bpf: Loader) -> None:
+    """Of 1,205 frames 705 are short, and the program meets exactly the bytes of the mix."""
+    program = bpf.load(SOURCES / "lengths.bpf.c")
+    mix = imix(FRAME)
+    with (
+        program.attach(net.interface("server/eth0"), mode=Mode.NATIVE),
+        MixedFlood(net.interface("client/eth0"), mix, flows=4) as flood,
+    ):
+        came = flood.run(count=1205)
+    assert (came.offered, came.received) == (1205, 1205)
+    assert dict(program.maps["lengths"].items()) == {64: 705, 570: 400, 1500: 100}
+
+
+@pytest.mark.parametrize("size", [64, 570, 1500])
+@pytest.mark.parametrize("make", [frames.udp, frames.tcp])
+@pytest.mark.parametrize(("ip", "vlans"), [(4, ()), (4, (7,)), (6, ())])
+def test_a_resized_frame_is_right(make, size: int, ip: int, vlans: tuple[int, ...]) -> None:
+    """Length fields and checksums are those that scapy would compute, and nothing else has changed."""
+    frame = make(TOPOLOGY, "client", "server", dst_port=9, ip=ip, vlans=vlans, payload=b"whatever")
+    headers = len(frame) - 8
+    if headers > size:
+        with pytest.raises(TrafficError, match=f"its headers alone are {headers}"):
+            resized(frame, size)
+        return
+    made = resized(frame, size)
+    right = make(TOPOLOGY, "client", "server", dst_port=9, ip=ip, vlans=vlans, payload=bytes(size - headers))
+    assert (len(made), made) == (size, bytes(right))
+
+
+def test_what_has_no_payload_to_resize_is_refused() -> None:
+    """ARP is neither UDP nor TCP."""
+    with pytest.raises(TrafficError, match="neither UDP nor TCP"):
+        resized(codec().Ether() / codec().ARP(), 64)
