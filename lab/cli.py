@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 COMMANDS = {
     "attach": "Attach a program to this machine's interfaces, until Ctrl-C.",
     "bench": "What operations cost on this machine.",
+    "calibrate": "What the instruments recover, on this machine, of known causes.",
     "compare": "Two programs, commits, knob settings or stored runs against each other.",
     "doctor": "What this kernel and machine can do, and what is missing.",
     "history": "Each figure through the stored runs, and where it changed.",

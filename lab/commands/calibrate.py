@@ -1,0 +1,80 @@
+"""`lab calibrate`: what the instruments recover, on this machine, of causes that were put in on purpose."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from datetime import UTC, datetime
+from importlib import import_module
+from pathlib import Path
+
+import click
+
+from lab.errors import NeedsRoot, StoreError
+from lab.model.calibration import Bar, Calibration
+from lab.project import find_project
+
+INSTRUMENTS = {
+    "comparison": "equals are equal, slowdowns are found",
+    "noisy": "comparisons beside a busy neighbour",
+    "delay": "injected delays, by three methods",
+}
+"""Modules of lab.calibration, in the order in which they run."""
+
+
+@click.command("calibrate")
+@click.option("--only", type=click.Choice(list(INSTRUMENTS)), multiple=True, help="Not all of them; nothing is stored.")
+@click.option("--json", "as_json", is_flag=True, help="Print the table as JSON.")
+def command(only: tuple[str, ...], as_json: bool) -> int:
+    """Put known causes in, and see what the lab makes of them: minutes, on a machine that does nothing else.
+
+    The table is kept in reports/calibration.json, and the report shows it. Exit status 1 when a bar was missed.
+    """
+    import os
+
+    if os.geteuid() != 0:
+        raise NeedsRoot("calibrate: namespaces and BPF programs need root", mend="sudo lab calibrate")
+    started, clock = datetime.now(UTC), time.monotonic()
+    bars = [bar for name in only or INSTRUMENTS for bar in _run(name, quiet=as_json)]
+    if as_json:
+        click.echo(json.dumps([{"what": b.what, "bar": b.bar, "reached": b.reached, "held": b.held} for b in bars]))
+    if not only:
+        _store(bars, started, time.monotonic() - clock)
+    missed = sum(not bar.held for bar in bars)
+    click.echo(f"{len(bars) - missed} of {len(bars)} bars held, in {time.monotonic() - clock:.0f} s", err=True)
+    return 1 if missed else 0
+
+
+def _run(name: str, *, quiet: bool) -> list[Bar]:
+    module = import_module(f"lab.calibration.{name}")
+    if not quiet:
+        click.secho(f"{name}: {INSTRUMENTS[name]}", bold=True)
+    found = []
+    for bar in module.bars():
+        found.append(bar)
+        if not quiet:
+            _print(bar)
+    return found
+
+
+def _print(bar: Bar) -> None:
+    word = click.style("held  ", fg="cyan") if bar.held else click.style("MISSED", fg="yellow", bold=True)
+    click.echo(f"  {word}  {bar.what}: {bar.reached}\n          bar: {bar.bar}; {bar.duration_s:.0f} s")
+    sys.stdout.flush()
+
+
+def _store(bars: list[Bar], started: datetime, duration_s: float) -> None:
+    from lab.bench.environment import read_environment
+    from lab.bench.store import write_whole
+
+    project = find_project(Path.cwd())
+    found = Calibration(
+        started.isoformat(timespec="seconds"), round(duration_s, 1), read_environment(project), tuple(bars)
+    )
+    target = project / "reports" / "calibration.json"
+    try:
+        write_whole(target, found.as_dict())
+    except OSError as error:
+        raise StoreError(f"store the calibration in {target}", kernel=error.strerror or str(error)) from error
+    click.echo(f"stored in {target}; `lab report` shows it", err=True)
