@@ -210,6 +210,11 @@ class Group:
         self._bound = (sample.family, *sample.getsockname()[:2])
         self._weights = weights
 
+    @property
+    def place(self) -> str:
+        """What they share: "tcp port 8080, 3 servers"."""
+        return f"{self._protocol} port {self._bound[2]}, {len(self.balancer.servers)} servers"
+
     def sockets(self) -> Iterator[tuple[int, socket.socket]]:
         """A process and a copy of its socket, closed when the next is asked for: it would live on in the copy."""
         for pid, copied in foreign_socket.every_waiting(self._protocol, self._bound[2]):
@@ -272,7 +277,7 @@ def attach(program: Any, place: Any, *, weight: tuple[str, ...] = ()) -> Iterato
     undo = ExitStack()
     undo.callback(group.leave)
     sample.close()
-    yield Attachment(program.name, attachment.target, attachment.how, attachment.facts, undo)
+    yield Attachment(program.name, group.place, attachment.how, attachment.facts, undo)
 
 
 def _weights(said: tuple[str, ...]) -> dict[int, int]:

@@ -25,6 +25,7 @@ balance = companion("reuseport_balance")
 
 TOPOLOGY = Topology.pair("client", "server")
 PORT = 8080
+CLIENTS = 3
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 ONE_IN_A_MILLION = {1: 23.9, 2: 27.6, 3: 30.7}
@@ -339,7 +340,7 @@ def processes(net: Any, ip: int, count: int) -> Iterator[list[subprocess.Popen[s
 class Hammer:
     """Clients that connect as fast as they can and write down who answered, or how it failed."""
 
-    def __init__(self, net: Any, ip: int, clients: int = 3) -> None:
+    def __init__(self, net: Any, ip: int, clients: int = CLIENTS) -> None:
         self.answers: Counter[str] = Counter()
         self._stop = Event()
         self._threads = [Thread(target=self._run, args=(net, ip)) for _ in range(clients)]
@@ -398,21 +399,32 @@ def test_a_server_is_drained_and_ends_and_nobody_notices(net: Any, bpf: Any, pol
 
 @families
 def test_a_server_ends_undrained_and_nobody_is_refused(net: Any, bpf: Any, ip: int) -> None:
-    """It closes its listener in full swing: handshakes under way and what waits go to the others."""
+    """It closes its listener while clients wait to be accepted (one may be in hand): the others serve them."""
     program = bpf.load("reuseport_balance", program="in_turn")
     with (
         processes(net, ip, 3) as servers,
         net["server"].enter(),
-        grouped(program),
+        grouped(program) as group,
         Hammer(net, ip) as hammer,
     ):
         for number in range(3):
             hammer.meets(number)
+        (slot,) = (each.slot for each in group.balancer.servers if each.pid == servers[0].pid)
+        servers[0].send_signal(signal.SIGSTOP)  # so that something waits for it
+        wait_until(lambda: waiting(group, slot) >= CLIENTS - 1, within_s=5, what="clients to wait for server 0")
         servers[0].send_signal(signal.SIGTERM)
+        servers[0].send_signal(signal.SIGCONT)
         assert servers[0].wait(timeout=5) == 0
         hammer.meets(1)
         hammer.meets(2)
+        assert program.maps["counts"].total(1).migrated + program.maps["counts"].total(2).migrated >= CLIENTS - 1
     assert set(hammer.answers) == {"0", "1", "2"}, "answers, and nothing else"
+
+
+def waiting(group: Any, slot: int) -> int:
+    """Connections in a server's accept queue."""
+    group.refresh()
+    return int(group.waiting[slot])
 
 
 @contextmanager
