@@ -38,12 +38,19 @@ families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 
 
 @pytest.fixture(scope="module")
-def tracer() -> Iterator[Any]:
-    """The program, attached, for this process alone; each test asks for what was told of its own namespace."""
+def attached() -> Iterator[Any]:
+    """The program, attached, for this process alone."""
     with Loader() as bpf:
         program = log.load(bpf, pid=os.getpid())
         with log.attached(program):
             yield program
+
+
+@pytest.fixture
+def tracer(attached) -> Any:
+    """The same, with nothing to read: the kernel may give this test's namespaces the numbers of an earlier one's."""
+    log.drain(attached)
+    return attached
 
 
 @pytest.fixture
