@@ -7,7 +7,7 @@ from itertools import pairwise
 from markupsafe import Markup
 
 from lab.report.plots import Axis, axis
-from lab.report.quantity import scale
+from lab.report.quantity import Scale, scale
 from lab.report.trend import Change, Trend
 
 HEIGHT = 84
@@ -21,7 +21,7 @@ def trend_plot(trend: Trend) -> Markup:
     figures = trend.figures[first:]
     up = axis(figures)
     changes = [change for change in trend.changes if change.place >= first]
-    shown = scale("" if trend.is_relative else trend.newest.unit, up.high or up.low)
+    shown = Scale(1, "") if trend.is_relative else scale(trend.newest.unit, trend.newest.figure)
     marks = [_level(up, tick, shown.number(tick)) for tick in (up.low, up.high)]
     marks += [_change(change, _across(change.place - 0.5 - first, len(figures))) for change in changes]
     marks.append(_line(figures, up))
