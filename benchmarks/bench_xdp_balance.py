@@ -12,6 +12,7 @@ from scapy.packet import Raw
 
 from lab import Mode, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.net.spec import NamespaceSpec, Route
 
@@ -45,6 +46,11 @@ def datagram(ip: int = 4) -> Any:
     return Ether(src=client.mac, dst=router.mac) / network / UDP(sport=9000, dport=9000) / Raw(bytes(22))
 
 
+def workload_nat(bpf: Any) -> Workload:
+    """IPv4, NAT to one backend."""
+    return Workload(balanced(bpf, 4, "NAT", 65_536), datagram())
+
+
 @pytest.mark.parametrize("flows", FLOWS)
 @pytest.mark.parametrize(
     ("ip", "forwarding"), ((4, "NAT"), (6, "NAT"), (4, "DIRECT")), ids=("ipv4-nat", "ipv6-nat", "ipv4-direct")
@@ -71,3 +77,19 @@ def test_rate(bpf, bench):
     """Packets a second to 1,024 flows' backend on one core, none lost."""
     measured = bench.rate(balanced(bpf), PATH, datagram(), flows=1024)
     assert measured.ndr_pps > 100_000
+
+
+def test_capacity(bpf, bench):
+    """A million flows to one backend, each with an entry for either direction, and what more does to a full table."""
+    program = balanced(bpf, flows=1_000_000)
+    outcomes = program.maps["outcomes"]
+    found = bench.capacity(
+        program,
+        PATH,
+        datagram(),
+        held="flows4",
+        counters=lambda: {str(name.name): outcomes.total(name) for name in outcomes},
+        above_per_s=100_000,
+    )
+    assert found.held.entries == 2_000_000
+    assert found.held.entries_full <= 2_500_000

@@ -12,6 +12,7 @@ from scapy.packet import Raw
 
 from lab import Mode, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 
 track = companion("xdp_track_flow")
@@ -30,6 +31,16 @@ def packet(ip: int = 4, transport: Any = UDP) -> Any:
         network = IPv6(src=str(client.ipv6.ip), dst=str(server.ipv6.ip))
     flags = {"flags": "A"} if transport is TCP else {}
     return Ether(src=client.mac, dst=server.mac) / network / transport(sport=9000, dport=9000, **flags) / Raw(bytes(22))
+
+
+def workload_datagrams(bpf: Any) -> Workload:
+    """IPv4 datagrams of tracked flows, room for 65,536."""
+    return Workload(bpf.load("xdp_track_flow", **track.sized(65_536)), packet())
+
+
+def workload_segments(bpf: Any) -> Workload:
+    """IPv4 TCP segments of tracked flows, room for 65,536."""
+    return Workload(bpf.load("xdp_track_flow", **track.sized(65_536)), packet(4, TCP))
 
 
 @pytest.mark.parametrize("flows", FLOWS)
@@ -60,3 +71,20 @@ def test_rate(bpf, bench):
     totals = program.maps["totals"]
     assert (totals.total("OPENED"), totals.total("CLOSED_EVICTED")) == (1024, 0)
     assert measured.ndr_pps > 100_000
+
+
+def test_capacity(bpf, bench):
+    """A million flows a second time and 100,000 more: all of the million are held, and each more evicts one."""
+    program = bpf.load("xdp_track_flow", **track.sized(1_000_000))
+    totals, opened = program.maps["totals"], {"OPENED", "CLOSED_EVICTED"}
+    found = bench.capacity(
+        program,
+        PATH,
+        packet(),
+        held="flows",
+        counters=lambda: {name: totals.total(name) for name in opened},
+        above_per_s=100_000,
+    )
+    assert found.held.entries == 1_000_000
+    assert found.held.entries_full == 1_000_000
+    assert totals.total("OPENED") == 1_100_000

@@ -11,6 +11,7 @@ from lab.model.measurement import Measurement
 from lab.traffic.flow_fields import PORT_BITS
 
 if TYPE_CHECKING:
+    from lab.bench.capacity import Capacity
     from lab.bench.path import Path
     from lab.bpf.program import Program
 
@@ -55,6 +56,15 @@ class Bench:
         from lab.bench.frame_sizes import measure_rates
 
         return [self._kept(each) for each in measure_rates(program, path, frame, **options)]
+
+    def capacity(self, program: Program, path: Path, frame: Any, **options: Any) -> Capacity:
+        """Sessions opened per second and held, and what happens at a full table (see `lab.bench.capacity`)."""
+        from lab.bench.capacity import measure_capacity
+
+        found = measure_capacity(program, path, frame, **options)
+        self._kept(found.opened)
+        self._kept(found.held)
+        return found
 
     def overhead(
         self, operation: Callable[[], Any], attach: Callable[[], AbstractContextManager[Any]], **options: Any

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from lab.bench.path import Path
 from lab.bench.proof import met_by
 from lab.bench.search import LoadTrial
+from lab.model.delivery import Delivery
 from lab.model.journal import journal
 from lab.traffic.flood import AnyFlood, Flood
 from lab.traffic.mixed_flood import FrameMix, MixedFlood
@@ -38,24 +39,40 @@ class Lane:
             came = self.flood.run(count=max(1, round(pps * seconds)), rate_pps=pps, sink=self.sink)
         return LoadTrial(pps, seconds, came.offered, came.received, came.cpu_s)
 
+    def offer_all(self, count: int) -> LoadTrial:
+        """So many frames as fast as the core goes."""
+        with self.core.burst():
+            return _most(self.flood.run(count=count, sink=self.sink))
+
     def offer_most(self, seconds: float) -> LoadTrial:
         """A trial as fast as the core goes."""
         with self.core.burst():
-            came = self.flood.run(seconds=seconds, sink=self.sink)
-        return LoadTrial(came.offered / came.cpu_s, came.cpu_s, came.offered, came.received, came.cpu_s)
+            return _most(self.flood.run(seconds=seconds, sink=self.sink))
+
+
+def _most(came: Delivery) -> LoadTrial:
+    """The load is the one that the core was up to."""
+    return LoadTrial(came.offered / came.cpu_s, came.cpu_s, came.offered, came.received, came.cpu_s)
 
 
 @contextmanager
 def with_program(program: Program, path: Path, frame: Any, flows: int, core: Core) -> Iterator[Lane]:
-    """The path with the program, which has met every flow; noted in the journal. MeasurementError if it met none."""
+    """The path with the program, which has met every flow. MeasurementError if it met none."""
+    with unmet(program, path, frame, flows, core) as lane:
+        count = max(flows, FEWEST_WARM_UP)
+        with met_by(program, count, path.at):
+            lane.flood.run(count=count)
+        yield lane
+
+
+@contextmanager
+def unmet(program: Program, path: Path, frame: Any, flows: int, core: Core) -> Iterator[Lane]:
+    """The path with the program, which has met no frame yet; the network is noted in the journal, trials are not."""
     from lab.traffic.network import Network
 
     with Network(path.topology) as network:
         flood = _flood(network, path, frame, flows)
         with flood, path.attach(program, network), _counted(network, path.sink, path.at) as sink, journal():
-            count = max(flows, FEWEST_WARM_UP)
-            with met_by(program, count, path.at):
-                flood.run(count=count)
             yield Lane(flood, sink, core)
 
 

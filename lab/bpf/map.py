@@ -158,22 +158,22 @@ class Table(Map, MutableMapping[Any, Any]):
     def __len__(self) -> int:
         if self.facts.type in ARRAYS:
             return self.facts.max_entries
-        return sum(count for _, _, count in self._raw_entries())
+        return sum(count for _, _, count in self.raw_entries())
 
     def items(self) -> list[tuple[Any, Any]]:  # type: ignore[override]
         """All entries, by batches; entries that come and go meanwhile may or may not be among them."""
         found: list[tuple[Any, Any]] = []
-        for keys, values, _ in self._raw_entries():
+        for keys, values, _ in self.raw_entries():
             found.extend(zip(self.key_layout.decode_many(keys), self._decode_values(values), strict=True))
         return found
 
     def keys(self) -> list[Any]:  # type: ignore[override]
         """All keys."""
-        return [key for keys, _, _ in self._raw_entries() for key in self.key_layout.decode_many(keys)]
+        return [key for keys, _, _ in self.raw_entries() for key in self.key_layout.decode_many(keys)]
 
     def values(self) -> list[Any]:  # type: ignore[override]
         """All values, in the order of `keys`."""
-        return [value for _, values, _ in self._raw_entries() for value in self._decode_values(values)]
+        return [value for _, values, _ in self.raw_entries() for value in self._decode_values(values)]
 
     def update(self, entries: Any = (), /, **named: Any) -> None:
         """Writes many entries, from a mapping or from pairs, by batches of 65,536.
@@ -191,7 +191,7 @@ class Table(Map, MutableMapping[Any, Any]):
         if self.facts.type in ARRAYS:
             self._zero()
             return
-        for keys, _, count in list(self._raw_entries()):
+        for keys, _, count in list(self.raw_entries()):
             try:
                 bpf.map_delete_batch(self.fd, keys, count)
             except bpf.StoppedAfter as error:
@@ -250,7 +250,8 @@ class Table(Map, MutableMapping[Any, Any]):
             raw = [(self._encode_key(key), self._encoded(key, value)) for key, value in pairs]
             return b"".join(key for key, _ in raw), b"".join(value for _, value in raw)
 
-    def _raw_entries(self) -> Iterator[tuple[bytes, bytes, int]]:
+    def raw_entries(self) -> Iterator[tuple[bytes, bytes, int]]:
+        """Keys, values and number of the entries, a batch at a time: for millions of them."""
         try:
             chunk = max(1, min(8192, BUFFER_BYTES // max(1, self._value_bytes)))
             yield from bpf.map_batches(self.fd, self.facts.key_bytes, self._value_bytes, chunk=chunk)

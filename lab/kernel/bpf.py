@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from ctypes import c_char_p, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
+from pathlib import Path
 
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}.get(platform.machine(), 321)
 
@@ -342,6 +343,12 @@ def map_flags(fd: int) -> int:
     """The flags that a map was created with (BPF_F_NO_PREALLOC, ...)."""
     flags: int = struct.unpack_from("=I", object_info(fd), 20)[0]
     return flags
+
+
+def map_memory(fd: int) -> int:
+    """Bytes of kernel memory that a map takes now (memlock of its fdinfo; before Linux 6.4 an estimate)."""
+    facts = Path(f"/proc/thread-self/fdinfo/{fd}").read_text().splitlines()
+    return next(int(line.split()[1]) for line in facts if line.startswith("memlock:"))
 
 
 def fd_of_program(program_id: int) -> int:

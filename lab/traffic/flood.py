@@ -190,6 +190,10 @@ class Flood(AnyFlood):
             cpu_s = amount.send(self.make, CHUNK)
         return made(), cpu_s
 
+    def begin_at(self, flow: int) -> None:
+        """The next frame is of this flow, where flows come in order: where their number is no power of two."""
+        self._generator.globals["rounds"] = flow
+
     @contextmanager
     def making(self) -> Iterator[Callable[[], int]]:
         """Inside of it, `make` sends; what it gives tells how many frames were made since it began."""
