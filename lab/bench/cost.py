@@ -11,7 +11,7 @@ between two packets.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from statistics import median
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from lab.bench.copies import copies_of
 from lab.bench.driver import Driver, driver_for, load_instrument
 from lab.bench.inference import estimate
-from lab.bench.isolation import isolated
+from lab.bench.isolation import Core, isolated
+from lab.bench.noise import watched
 from lab.bench.path import counted
 from lab.model import statistics
 from lab.model.measurement import Limit, Measurement, Trial
@@ -86,20 +87,28 @@ def _at_flows(what: Subject, copies: Sequence[Program], flows: int, turns: int) 
             }
             for copy in copies
         ]
-        stack.enter_context(isolated())
+        core = stack.enter_context(isolated())
         driver.meet_every_flow(loads[0]["with"])
-        taken = [_turns_of(driver, arms, turns) for arms in loads]
+        with watched(core) as watch:
+            taken = [_turns_of(driver, arms, turns, core) for arms in loads]
         driver.check(program.name)
-    return _measurement(what, flows, taken)
+    return _measurement(what, flows, taken, watch.noise(*_by_arm(taken).values()))
 
 
-def _turns_of(driver: Driver, arms: dict[str, int], turns: int) -> dict[str, list[float]]:
+def _turns_of(driver: Driver, arms: dict[str, int], turns: int, core: Core) -> dict[str, list[float]]:
     driver.renew()
     rounds = driver.rounds_within(list(arms.values()), BATCH_NS)
-    return driver.take_turns(arms, rounds, turns)
+    with core.burst():
+        return driver.take_turns(arms, rounds, turns)
 
 
-def _measurement(what: Subject, flows: int, taken: Sequence[dict[str, list[float]]]) -> Measurement:
+def _by_arm(taken: Sequence[dict[str, list[float]]]) -> dict[str, tuple[float, ...]]:
+    return {arm: tuple(x for load in taken for x in load[arm]) for arm in taken[0]}
+
+
+def _measurement(
+    what: Subject, flows: int, taken: Sequence[dict[str, list[float]]], noise: Mapping[str, Any]
+) -> Measurement:
     """From ns a round, by load and arm."""
     added = [added_by(load) for load in taken]
     facts = {"flows": flows, "loads": len(taken)}
@@ -113,12 +122,13 @@ def _measurement(what: Subject, flows: int, taken: Sequence[dict[str, list[float
         headline="mean",
         summary=_summary(added),
         interval=_interval(taken, added),
-        trials=tuple(Trial(arm, tuple(x for load in taken for x in load[arm]), facts) for arm in taken[0]),
+        trials=tuple(Trial(arm, samples, facts) for arm, samples in _by_arm(taken).items()),
         limit=Limit("mean", what.below_ns) if what.below_ns is not None else None,
         remarks=(
             f"mean of {counted_loads(len(taken))}; PROG_RUN, the driver and an empty program cost {floor_ns:.1f} ns, "
             "and are subtracted",
         ),
+        noise=noise,
     )
 
 
