@@ -292,27 +292,25 @@ def test_weights_that_cannot_be_are_refused(net: Any, bpf: Any, weights: tuple[i
 # ---- Processes under fire ----
 
 SERVER = """
-import signal, socket, sys
+import select, signal, socket, sys
 from contextlib import suppress
 family, host, port, number = int(sys.argv[1]), sys.argv[2], int(sys.argv[3]), sys.argv[4]
 listener = socket.socket(family, socket.SOCK_STREAM)
 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
 listener.bind((host, port))
 listener.listen(1024)
-class Told(Exception): pass
-def told(*_): raise Told
-signal.signal(signal.SIGTERM, told)
+listener.setblocking(False)
+told, tell = socket.socketpair()
+tell.setblocking(False)
+signal.set_wakeup_fd(tell.fileno())
+signal.signal(signal.SIGTERM, lambda *_: None)
 print("ready", flush=True)
-connection = None
-try:
-    while True:
+while told not in select.select([listener, told], [], [])[0]:
+    with suppress(OSError):  # somebody else's turn, or the client has gone
         connection, _ = listener.accept()
-        with connection, suppress(OSError):  # the client has gone
+        with connection:
             connection.sendall(number.encode())
-except Told:  # the one in hand is served, what waits is the kernel's to move
-    if connection and connection.fileno() >= 0:
-        connection.close()
-    listener.close()
+listener.close()  # what is in hand was served, what waits is the kernel's to move
 """
 
 
