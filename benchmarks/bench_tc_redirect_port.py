@@ -8,6 +8,7 @@ import pytest
 
 from lab import Direction, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.traffic import frames
 
@@ -31,6 +32,16 @@ def redirecting(bpf: Any, ip: int, **knobs: Any) -> Any:
 def datagram(ip: int, port: int = 9000) -> Any:
     """64 bytes over IPv4, 84 over IPv6."""
     return frames.udp(PAIR, "client", "server", dst_port=port, ip=ip, payload=bytes(22))
+
+
+def workload_rule(bpf: Any) -> Workload:
+    """IPv4, a rule that changes address and port."""
+    return Workload(redirecting(bpf, 4), datagram(4))
+
+
+def workload_no_rule(bpf: Any) -> Workload:
+    """IPv4, a port that no rule names."""
+    return Workload(redirecting(bpf, 4), datagram(4, 53))
 
 
 @pytest.mark.parametrize("flows", FLOWS)

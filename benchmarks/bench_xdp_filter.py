@@ -12,6 +12,7 @@ import pytest
 
 from lab import Mode, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.model import statistics
 from lab.model.measurement import Measurement, Trial
@@ -56,6 +57,16 @@ def datagram(ip: int = 4) -> Any:
     return frames.udp(TOPOLOGY, "client", "server", src_port=20_000, dst_port=9000, ip=ip, payload=bytes(22))
 
 
+def workload_rules(bpf: Any) -> Workload:
+    """IPv4, allowed by one of 1,000 prefixes."""
+    return Workload(filtering(bpf, around_the_client(4, 1000), room_around_the_client(4, 1000)), datagram())
+
+
+def workload_no_rules(bpf: Any) -> Workload:
+    """IPv6, no rules."""
+    return Workload(bpf.load("xdp_filter"), datagram(6))
+
+
 @pytest.mark.parametrize("count", (1, 10_000, 100_000))
 @families
 def test_cost_by_number_of_rules(bpf, bench, ip, count):
@@ -96,7 +107,7 @@ def test_cost_of_ports_and_protocols(bpf, bench):
 @families
 def test_cost_without_rules(bpf, bench, ip):
     """ns per packet that the default policy lets through: parsing, two look-ups and the counters."""
-    program = bpf.load("xdp_filter")
+    program = workload_no_rules(bpf).program
     (measured,) = bench.cost(program, datagram(ip), flows=[65_536], subject=f"IPv{ip}, no rules")
     assert program.maps["counts"].total("DEFAULT_POLICY").packets > 65_536
     assert measured.p50 > 0

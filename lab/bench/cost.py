@@ -98,6 +98,7 @@ def _at_flows(what: Subject, copies: Sequence[Program], flows: int, turns: int) 
 def _turns_of(driver: Driver, arms: dict[str, int], turns: int, core: Core) -> dict[str, list[float]]:
     driver.renew()
     rounds = driver.rounds_within(list(arms.values()), BATCH_NS)
+    driver.come_to_rest([arms["with"]])
     with core.burst():
         return driver.take_turns(arms, rounds, turns)
 

@@ -99,8 +99,9 @@ class _Duet:
     def _take_turns(self, programs: dict[str, Program]) -> Sample:
         with load_instrument("empty", programs["A"]) as floor, self._placed({**programs, "floor": floor}) as slots:
             self._rounds = self._rounds or self._driver.rounds_within(list(slots.values()), BATCH_NS)
+            met = self._driver.come_to_rest([slots["A"], slots["B"]])
             with self._core.burst():
-                turns = self._driver.take_turns(slots, self._rounds, TURNS)
+                turns = self._driver.take_turns(slots, self._rounds, max(TURNS, met // self._rounds))
             self._driver.check(programs["A"].name)
         return _sample(turns)
 

@@ -80,7 +80,7 @@ class Seconds(click.ParamType[float]):
 )
 @click.option("--program", metavar="NAME", help="Of an object with several programs.")
 @click.option("--resolution", type=Share(), default="1%", show_default=True, help="The difference that matters.")
-@click.option("--budget", type=Seconds(), default="10s", show_default=True, help="At most so long for each line.")
+@click.option("--budget", type=Seconds(), default="30s", show_default=True, help="At most so long for each line.")
 @click.option(
     "--fail-if-slower", type=Share(), metavar="PERCENT", help="Exit with 1 when B is slower by more, for certain."
 )
