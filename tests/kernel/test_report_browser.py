@@ -12,6 +12,7 @@ from lab.report import html
 from tests.kernel import chromium
 from tests.unit import sample_run as sample
 from tests.unit.test_report_html import HOSTILE, _hostile_run
+from tests.unit.test_trend import runs_with_a_step
 
 ALL_DRAWN = "document.querySelectorAll('.plot').length === document.querySelectorAll('.plot canvas').length"
 WINDOWS = [
@@ -96,4 +97,19 @@ def test_without_any_run_the_page_is_quiet_too(browser: chromium.Browser, tmp_pa
     browser.open(_page(tmp_path))
 
     assert browser.value("document.querySelector('h1').textContent.trim()") == "No results yet"
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("width", "dark"), WINDOWS)
+def test_histories_fit_the_window(browser: chromium.Browser, tmp_path: Path, width: int, dark: bool) -> None:
+    """A chart for each figure, as wide as its place and no wider, with a dashed line where the figure changed."""
+    page = _page(tmp_path, *runs_with_a_step())
+    _open_whole(browser, page, width, dark=dark)
+
+    charts = (
+        "[...document.querySelectorAll('.trend-plot svg')].map(each => Math.round(each.getBoundingClientRect().width))"
+    )
+    assert [150 < each < width for each in browser.value(charts)] == [True]
+    assert browser.value("document.querySelectorAll('.trend-plot .change.worse').length") == 1
+    assert browser.value("document.documentElement.scrollWidth") <= width
     assert browser.complaints() == []
