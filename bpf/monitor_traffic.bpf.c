@@ -1,0 +1,509 @@
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
+/*
+ * monitor_traffic: one row a flow, from what XDP, tc and the sockets each know: packets, bytes, flags, RTT, state.
+ *
+ * Four programs share the maps. A flow is a 5-tuple in both directions; each layer finds the same row by one lookup:
+ *   monitor_traffic   XDP           what comes in
+ *   monitor_ingress   tc ingress    what comes in and is not of an interface with XDP; and how much reached the stack
+ *   monitor_egress    tc egress     what goes out, but was not counted when it came in
+ *   monitor_socket    sock_ops      state, RTT and retransmits of TCP sockets, at the side of the flow that is theirs
+ * They watch: no packet is changed or dropped, no socket behaves otherwise.
+ *
+ * VERDICTS: XDP_PASS; TC_ACT_UNSPEC at tc, so that other programs have their say; 1 for sockets.
+ *
+ * NO PACKET IS COUNTED TWICE. `interfaces` has all that each layer saw, but only one of them adds it to its flow: XDP
+ * what comes in; tc ingress only where the interface has shown nothing to XDP; tc egress only what this machine sent
+ * itself, or forwarded from an interface that neither of them watches.
+ *
+ * WHAT IS IN NO FLOW, by enum outcome: NOT_IP (ARP, a third VLAN tag), FRAGMENT (a later one: it has no ports),
+ * TOO_DEEP (over 6 IPv6 extension headers), MALFORMED (cut short or contradicting lengths), NO_ROOM (the update of
+ * `flows` failed), EVENT_LOST (a connection event met a full ring buffer; the flow is counted all the same).
+ *
+ * MAPS
+ *   flows        struct flow_key -> struct flow; 65536, or load(max_entries=...). When it is full those unused longest
+ *                make room (LRU): counters of a flow that was evicted are gone, `ports` and `interfaces` keep theirs
+ *   interfaces   packets and bytes by interface and layer; per CPU
+ *   ports        what went to the port of a service, TCP or UDP, and came from it; per CPU. It is the port to which
+ *                the first packet of the flow went
+ *   outcomes     packets in no flow; per CPU
+ *   events       ring buffer of struct event: a TCP socket that connects, was established, was closed
+ *
+ * BYTES are of frames without FCS. Packets that the kernel joined (GRO) or has yet to cut (GSO) count as those on the
+ * wire; joined ones at tc ingress lack the headers that were taken out.
+ *
+ * SEVERAL CPUs: a side's counters are added to atomically. A side's socket part is written under the socket's lock.
+ *
+ * KERNEL 5.8 or later by the helpers it calls (ring buffer, jiffies); tried on 6.18.
+ *
+ * NOT HANDLED
+ *   Network namespaces apart: the same addresses in two of them are one flow. A bridge and its ports, or an interface
+ *   and its VLANs, watched together: each sees the packet come in, watch one of them. Tunnels (the outer flow is seen).
+ *   XDP taken off an interface on which tc stays: its ingress is then in `interfaces` alone.
+ */
+#include <stdbool.h>
+#include <linux/bpf.h>
+#include <linux/pkt_cls.h>
+#include <linux/tcp.h>
+
+#include <lab/address.h>
+#include <lab/clock.h>
+#include <lab/parse.h>
+#include <lab/tcp_state.h>
+
+#define FLOWS	     65536
+#define INTERFACES   1024
+#define PORTS	     65536
+#define HEADERS	     128 /* Ethernet, two tags, IPv6, TCP with all its options */
+#define TCP_FLAGS_AT 13	 /* RFC 9293, 3.1 */
+#define FAMILY_IPV4  2
+#define FAMILY_IPV6  10
+#define CALLBACKS    (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+
+enum layer {
+	XDP,
+	TC_INGRESS,
+	TC_EGRESS,
+};
+
+enum outcome {
+	NOT_IP,
+	FRAGMENT,
+	TOO_DEEP,
+	MALFORMED,
+	NO_ROOM,
+	EVENT_LOST,
+	OUTCOMES,
+};
+
+enum kind {
+	CONNECTING,
+	CONNECTED,
+	ACCEPTED,
+	CLOSED,
+};
+
+/* The end with the lower address (then port) comes first, so that both directions have one key. */
+struct flow_key {
+	struct in6_addr lower; /* IPv4 as ::ffff:a.b.c.d */
+	struct in6_addr upper;
+	__be16 lower_port;
+	__be16 upper_port;
+	__u32 protocol;
+};
+
+/* What an end sent, and, where its socket is on this machine, what that says. */
+struct side {
+	__u64 packets;
+	__u64 bytes;
+	__u32 srtt_us; /* smoothed; 0: no sample */
+	__u32 retransmits;
+	enum tcp_state state : 8; /* NO_STATE: no socket of ours */
+	__u8 flags;		  /* all TCP flags it ever set */
+	__u16 reserved;
+	__u32 reserved2;
+};
+
+struct flow {
+	__u64 first_ns; /* CLOCK_MONOTONIC, as of the tick before */
+	__u64 last_ns;
+	__u32 ifindex; /* where it was seen first; 0: a socket was earlier than its first packet */
+	__u32 opener;  /* the side of the first packet: 0 lower, 1 upper */
+	struct side sides[2];
+};
+
+struct event {
+	enum kind kind;
+	__u32 side; /* whose socket it is */
+	__u64 at_ns;
+	struct flow_key key;
+	struct side socket;
+};
+const struct event *kept_for_btf __attribute__((unused));
+
+struct interface_key {
+	__u32 ifindex;
+	enum layer layer;
+};
+
+struct count {
+	__u64 packets;
+	__u64 bytes;
+};
+
+struct port_key {
+	__u32 protocol;
+	__u32 number;
+};
+
+struct port {
+	struct count asked; /* to the service */
+	struct count answered;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, FLOWS);
+	__type(key, struct flow_key);
+	__type(value, struct flow);
+} flows SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(max_entries, INTERFACES);
+	__type(key, struct interface_key);
+	__type(value, struct count);
+} interfaces SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 2 * PORTS);
+	__type(key, struct port_key);
+	__type(value, struct port);
+} ports SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, OUTCOMES);
+	__type(key, enum outcome);
+	__type(value, __u64);
+} outcomes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, 1 << 20);
+} events SEC(".maps");
+
+/* What a packet says of its flow. */
+struct news {
+	struct flow_key key;
+	__u32 side; /* who sent it: 0 lower, 1 upper */
+	__u32 ifindex;
+	__u32 packets; /* on the wire */
+	__u32 bytes;
+	__u8 flags;
+};
+
+/* ---- Counting ---- */
+
+/* Atomic, although per CPU: a socket's callback under a system call may be interrupted by a packet. */
+static __always_inline void untracked(enum outcome outcome, __u32 packets)
+{
+	__u64 *times = bpf_map_lookup_elem(&outcomes, &outcome);
+
+	if (times)
+		__sync_fetch_and_add(times, packets);
+}
+
+/* A per-CPU slot, and XDP and tc run with bottom halves disabled: nobody else writes it now. */
+static __always_inline void count_interface(__u32 ifindex, enum layer layer, __u32 packets, __u32 bytes)
+{
+	struct interface_key key = { ifindex, layer };
+	struct count *count = bpf_map_lookup_elem(&interfaces, &key), first = { packets, bytes };
+
+	if (!count) {
+		/* NOEXIST: two CPUs may see the first packets; who comes second adds. */
+		if (!bpf_map_update_elem(&interfaces, &key, &first, BPF_NOEXIST))
+			return;
+		count = bpf_map_lookup_elem(&interfaces, &key);
+		if (!count)
+			return;
+	}
+	count->packets += packets;
+	count->bytes += bytes;
+}
+
+static __always_inline bool is_watched(__u32 ifindex, enum layer layer)
+{
+	struct interface_key key = { ifindex, layer };
+
+	return bpf_map_lookup_elem(&interfaces, &key);
+}
+
+static __always_inline void count_port(const struct news *news, const struct flow *flow)
+{
+	struct port_key key = { news->key.protocol, 0 };
+	struct port *port, none = {};
+	struct count *count;
+
+	if (key.protocol != IPPROTO_TCP && key.protocol != IPPROTO_UDP)
+		return;
+	key.number = bpf_ntohs(flow->opener ? news->key.lower_port : news->key.upper_port);
+	port = bpf_map_lookup_elem(&ports, &key);
+	if (!port) {
+		bpf_map_update_elem(&ports, &key, &none, BPF_NOEXIST);
+		port = bpf_map_lookup_elem(&ports, &key);
+		if (!port)
+			return;
+	}
+	count = news->side == flow->opener ? &port->asked : &port->answered;
+	count->packets += news->packets;
+	count->bytes += news->bytes;
+}
+
+/* ---- Which flow ---- */
+
+/* As numbers; wire order makes the first word the most significant. */
+static __always_inline bool is_lower(const struct in6_addr *a, const struct in6_addr *b)
+{
+#pragma unroll
+	for (int word = 0; word < 4; word++)
+		if (a->s6_addr32[word] != b->s6_addr32[word])
+			return bpf_ntohl(a->s6_addr32[word]) < bpf_ntohl(b->s6_addr32[word]);
+	return false;
+}
+
+/* The key of both directions; the side that `source` is. An address that talks to itself has its ports. */
+static __always_inline __u32 make_key(struct flow_key *key, const struct in6_addr *source, const struct in6_addr *dest,
+				      __be16 sport, __be16 dport)
+{
+	bool upper = is_lower(dest, source) || (!is_lower(source, dest) && bpf_ntohs(dport) < bpf_ntohs(sport));
+
+	key->lower = upper ? *dest : *source;
+	key->upper = upper ? *source : *dest;
+	key->lower_port = upper ? dport : sport;
+	key->upper_port = upper ? sport : dport;
+	return upper;
+}
+
+/* OUTCOMES when the packet belongs into a flow, else why not. */
+static __always_inline enum outcome read_packet(void *data, void *end, __u32 frame_bytes, struct news *news)
+{
+	struct in6_addr source, dest;
+	struct lab_packet pkt;
+	const __u8 *tcp;
+
+	switch (lab_parse_start(&pkt, data, end, frame_bytes)) {
+	case LAB_OK:
+		break;
+	case LAB_NOT_IP:
+		return NOT_IP;
+	case LAB_TOO_DEEP:
+		return TOO_DEEP;
+	default:
+		return MALFORMED;
+	}
+	if (pkt.later_fragment)
+		return FRAGMENT;
+	if (lab_parse_ports(&pkt) != LAB_OK)
+		return MALFORMED;
+	if (pkt.family == ETH_P_IP) {
+		source = lab_mapped(pkt.ip4->saddr);
+		dest = lab_mapped(pkt.ip4->daddr);
+	} else {
+		/* Behind a merge the verifier has forgotten that `family` went with 40 bytes of header. */
+		if ((void *)(pkt.ip6 + 1) > pkt.end)
+			return MALFORMED;
+		source = pkt.ip6->saddr;
+		dest = pkt.ip6->daddr;
+	}
+	news->key.protocol = pkt.protocol;
+	news->side = make_key(&news->key, &source, &dest, pkt.sport, pkt.dport);
+	if (pkt.protocol != IPPROTO_TCP)
+		return OUTCOMES;
+	tcp = pkt.l4;
+	if (pkt.l4_bytes < sizeof(struct tcphdr) || (void *)(tcp + sizeof(struct tcphdr)) > pkt.end)
+		return MALFORMED;
+	news->flags = tcp[TCP_FLAGS_AT];
+	return OUTCOMES;
+}
+
+static __noinline struct flow *open_flow(const struct flow_key *key, __u32 ifindex, __u32 opener)
+{
+	struct flow flow = {};
+
+	if (!key)
+		return NULL;
+	flow.first_ns = bpf_ktime_get_ns();
+	flow.last_ns = flow.first_ns;
+	flow.ifindex = ifindex;
+	flow.opener = opener;
+	/* NOEXIST: the other direction's first packet may be on another CPU. */
+	bpf_map_update_elem(&flows, key, &flow, BPF_NOEXIST);
+	return bpf_map_lookup_elem(&flows, key);
+}
+
+/* ---- Packets ---- */
+
+static __always_inline void count_flow(struct news *news)
+{
+	struct flow *flow = bpf_map_lookup_elem(&flows, &news->key);
+	struct side *side;
+
+	if (!flow) {
+		flow = open_flow(&news->key, news->ifindex, news->side);
+		if (!flow) {
+			untracked(NO_ROOM, news->packets);
+			return;
+		}
+	}
+	if (!flow->ifindex)
+		flow->ifindex = news->ifindex;
+	side = &flow->sides[news->side & 1];
+	__sync_fetch_and_add(&side->packets, news->packets);
+	__sync_fetch_and_add(&side->bytes, news->bytes);
+	if ((side->flags | news->flags) != side->flags)
+		side->flags |= news->flags;
+	flow->last_ns = lab_now_ns();
+	count_port(news, flow);
+}
+
+SEC("xdp")
+int monitor_traffic(struct xdp_md *ctx)
+{
+	void *data = (void *)(long)ctx->data, *end = (void *)(long)ctx->data_end;
+	struct news news = { .ifindex = ctx->ingress_ifindex, .packets = 1, .bytes = end - data };
+	enum outcome outcome;
+
+	count_interface(news.ifindex, XDP, 1, news.bytes);
+	outcome = read_packet(data, end, news.bytes, &news);
+	if (outcome == OUTCOMES)
+		count_flow(&news);
+	else
+		untracked(outcome, 1);
+	return XDP_PASS;
+}
+
+static __always_inline bool is_counted_elsewhere(struct __sk_buff *skb, enum layer layer)
+{
+	if (layer == TC_INGRESS)
+		return is_watched(skb->ifindex, XDP);
+	if (!skb->ingress_ifindex)
+		return false;
+	return is_watched(skb->ingress_ifindex, XDP) || is_watched(skb->ingress_ifindex, TC_INGRESS);
+}
+
+static __always_inline int watch_skb(struct __sk_buff *skb, enum layer layer)
+{
+	struct news news = { .ifindex = skb->ifindex, .packets = skb->gso_segs ?: 1, .bytes = skb->wire_len };
+	enum outcome outcome;
+
+	count_interface(news.ifindex, layer, news.packets, news.bytes);
+	if (is_counted_elsewhere(skb, layer))
+		return TC_ACT_UNSPEC;
+	/* The headers may lie in the pages of the payload. */
+	if ((__u32)(skb->data_end - skb->data) < HEADERS && (__u32)(skb->data_end - skb->data) < skb->len)
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+	outcome = read_packet((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &news);
+	if (outcome == OUTCOMES)
+		count_flow(&news);
+	else
+		untracked(outcome, news.packets);
+	return TC_ACT_UNSPEC;
+}
+
+SEC("tc/ingress")
+int monitor_ingress(struct __sk_buff *skb)
+{
+	return watch_skb(skb, TC_INGRESS);
+}
+
+SEC("tc/egress")
+int monitor_egress(struct __sk_buff *skb)
+{
+	return watch_skb(skb, TC_EGRESS);
+}
+
+/* ---- Sockets ---- */
+
+/* The key of a socket's flow, and which side it is; false for what is neither IPv4 nor IPv6. */
+static __always_inline bool read_socket(struct bpf_sock_ops *ctx, struct flow_key *key, __u32 *side)
+{
+	struct in6_addr local = {}, remote = {};
+
+	if (ctx->family == FAMILY_IPV4) {
+		local = lab_mapped(ctx->local_ip4);
+		remote = lab_mapped(ctx->remote_ip4);
+	} else if (ctx->family == FAMILY_IPV6) {
+		local.s6_addr32[0] = ctx->local_ip6[0];
+		local.s6_addr32[1] = ctx->local_ip6[1];
+		local.s6_addr32[2] = ctx->local_ip6[2];
+		local.s6_addr32[3] = ctx->local_ip6[3];
+		remote.s6_addr32[0] = ctx->remote_ip6[0];
+		remote.s6_addr32[1] = ctx->remote_ip6[1];
+		remote.s6_addr32[2] = ctx->remote_ip6[2];
+		remote.s6_addr32[3] = ctx->remote_ip6[3];
+	} else {
+		return false;
+	}
+	key->protocol = IPPROTO_TCP;
+	/* The remote port is the wire's 16 bits, in the upper half of the word where the machine is little endian. */
+	*side = make_key(key, &local, &remote, bpf_htons(ctx->local_port), bpf_htons(bpf_ntohl(ctx->remote_port)));
+	return true;
+}
+
+static __always_inline void announce(enum kind kind, __u32 side, const struct flow_key *key, const struct side *socket)
+{
+	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+
+	if (!event) {
+		untracked(EVENT_LOST, 1);
+		return;
+	}
+	event->kind = kind;
+	event->side = side;
+	event->at_ns = bpf_ktime_get_ns();
+	event->key = *key;
+	event->socket = *socket;
+	bpf_ringbuf_submit(event, 0);
+}
+
+static __always_inline void note_socket(struct bpf_sock_ops *ctx, __u32 state)
+{
+	struct flow_key key = {};
+	struct flow *flow;
+	struct side *socket;
+	__u32 side;
+
+	if (!read_socket(ctx, &key, &side))
+		return;
+	/* The 5-tuple of a former connection is a new flow. */
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		bpf_map_delete_elem(&flows, &key);
+	flow = bpf_map_lookup_elem(&flows, &key);
+	if (!flow) {
+		flow = open_flow(&key, 0, ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? !side : side);
+		if (!flow) {
+			untracked(NO_ROOM, 0);
+			return;
+		}
+	}
+	socket = &flow->sides[side & 1];
+	socket->state = state;
+	socket->srtt_us = ctx->srtt_us >> 3;
+	socket->retransmits = ctx->total_retrans;
+	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
+		announce(CONNECTING, side, &key, socket);
+	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
+		announce(CONNECTED, side, &key, socket);
+	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
+		announce(ACCEPTED, side, &key, socket);
+	else if (state == CLOSE)
+		announce(CLOSED, side, &key, socket);
+}
+
+SEC("sockops")
+int monitor_socket(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		/* A socket has one set of flags for all programs: they are added to and never taken away. */
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
+		note_socket(ctx, ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB ? SYN_SENT : ESTABLISHED);
+		break;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		note_socket(ctx, ESTABLISHED);
+		break;
+	case BPF_SOCK_OPS_RTT_CB:
+	case BPF_SOCK_OPS_RETRANS_CB:
+		note_socket(ctx, ctx->state);
+		break;
+	case BPF_SOCK_OPS_STATE_CB:
+		note_socket(ctx, ctx->args[1]);
+		break;
+	}
+	return 1;
+}
+
+char LICENSE[] SEC("license") = "Dual BSD/GPL";
