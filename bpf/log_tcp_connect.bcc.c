@@ -30,7 +30,8 @@
  *   raw_tp/tcp_receive_reset          marks it as reset
  *   raw_tp/tcp_retransmit_skb         counts its SYNs
  *   tracepoint/syscalls/sys_enter_connect, sys_exit_connect      those that end before a SYN, and their errors
- *   Raw tracepoints are skipped only when interrupted by themselves; plain ones also when any other is.
+ *   A raw tracepoint is skipped only where it interrupts itself. A plain one (connect's) also where it interrupts
+ *   another plain one, or the change of a BPF map, on that CPU: then a refusal is missing, or told as GIVEN_UP.
  *
  * MACROS
  *   PID, UID, PORT                    only connections of this process, of this user, to this port
@@ -38,8 +39,8 @@
  *   RING_PAGES 1024                   of the ring buffer, a power of two: 40,000 events
  *   NO_SYSCALLS                       without the hooks on connect(), which cost each system call of the machine some
  *                                     40 ns: what is REFUSED_HERE is not seen then, or seen as GIVEN_UP
- *   RAW_SYSCALLS                      hooks every system call instead of connect(): for kernels without
- *                                     CONFIG_FTRACE_SYSCALLS
+ *   EVERY_CALL                        raw_tp/sys_enter and sys_exit instead: skipped by nothing, at some 170 ns a call,
+ *                                     all over the machine. Also for kernels without CONFIG_FTRACE_SYSCALLS
  *   SOCK_ERR, TASK_FILES, ...         where the kernel's structures have what is read, as its BTF says
  *
  * KERNEL 5.8 or later (ring buffer) with BTF; tried on 6.18.
@@ -51,7 +52,7 @@
  */
 #include <linux/errno.h>
 #include <linux/in.h>
-#ifdef RAW_SYSCALLS
+#ifdef EVERY_CALL
 #include <asm/unistd.h>
 #endif
 
@@ -370,15 +371,23 @@ done:
 }
 #endif
 
-#ifdef RAW_SYSCALLS
-TRACEPOINT_PROBE(raw_syscalls, sys_enter)
+#ifdef EVERY_CALL
+/* (struct pt_regs *registers, long number) */
+RAW_TRACEPOINT_PROBE(sys_enter)
 {
-	return args->id == __NR_connect ? enter_connect(args->args[0], args->args[1]) : 0;
+	u64 registers = ctx->args[0];
+
+	if (ctx->args[1] != __NR_connect)
+		return 0;
+	return enter_connect(READ(u32, registers + REGISTER_0), READ(u64, registers + REGISTER_1));
 }
 
-TRACEPOINT_PROBE(raw_syscalls, sys_exit)
+/* (struct pt_regs *registers, long result) */
+RAW_TRACEPOINT_PROBE(sys_exit)
 {
-	return args->id == __NR_connect ? exit_connect(args->ret) : 0;
+	if (READ(u32, ctx->args[0] + REGISTER_NUMBER) != __NR_connect)
+		return 0;
+	return exit_connect(ctx->args[1]);
 }
 #elif !defined(NO_SYSCALLS)
 TRACEPOINT_PROBE(syscalls, sys_enter_connect)

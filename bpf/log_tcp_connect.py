@@ -22,7 +22,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lab.bpf.kernel_types import offsets
+from lab.bpf.kernel_types import call_registers, offsets
 from lab.errors import WaitTimeout
 from lab.kernel import tracefs
 
@@ -42,7 +42,7 @@ TRACERS = tuple(
     f"raw_tracepoint__{each}" for each in ("inet_sock_set_state", "tcp_receive_reset", "tcp_retransmit_skb")
 )
 ON_CONNECT = ("tracepoint__syscalls__sys_enter_connect", "tracepoint__syscalls__sys_exit_connect")
-ON_EVERY_CALL = ("tracepoint__raw_syscalls__sys_enter", "tracepoint__raw_syscalls__sys_exit")
+ON_EVERY_CALL = ("raw_tracepoint__sys_enter", "raw_tracepoint__sys_exit")
 MEMBERS = {
     "SOCK_PROTOCOL": "sock.sk_protocol",
     "SOCK_ERR": "sock.sk_err",
@@ -135,7 +135,7 @@ def load(
     uid: only processes of this user
     port: only connections to this port
     refusals: tell connections that this machine refuses before it sends anything; slows all system calls a little
-    every_call: hook every system call instead of connect() alone, which not every kernel has a tracepoint of
+    every_call: hook every system call instead of connect() alone: dearer, but the kernel never skips it
     connections: how many may be under way at once
     ring_pages: size of the ring buffer, a power of two
     """
@@ -145,7 +145,8 @@ def load(
     if not refusals:
         macros["NO_SYSCALLS"] = 1
     elif every_call or "syscalls/sys_enter_connect" not in tracefs.events():
-        macros["RAW_SYSCALLS"] = 1
+        registers = call_registers()
+        macros |= {"EVERY_CALL": 1, **{f"REGISTER_{role}": registers[role] for role in ("0", "1", "NUMBER")}}
         also += ON_EVERY_CALL
     else:
         also += ON_CONNECT

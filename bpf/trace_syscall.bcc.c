@@ -16,8 +16,8 @@
  *   threads        the call that a thread is in; deleted when the thread ends
  *   events         ring buffer of struct event
  *   totals         by enum total, a slot a CPU: EVENT_LOST, the ring buffer was full. NO_ROOM_THREAD, NO_ROOM_STATS,
- *                  NO_ROOM_ERROR: a table was full, and a call is not counted there. (The kernel counts the runs that
- * it skipped: `program.misses`.)
+ *                  NO_ROOM_ERROR: a table was full, and a call is not counted there. The kernel counts the runs
+ *                  that it skipped: `program.misses`
  *
  * HOOKS
  *   raw_tp/sys_enter, sys_exit        every system call of the machine. The arguments are in the registers, at offsets

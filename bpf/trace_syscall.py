@@ -28,7 +28,7 @@ from ipaddress import IPv4Address, IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from lab.bpf.kernel_types import offsets
+from lab.bpf.kernel_types import call_registers, offsets
 from lab.bpf.syscalls import names, numbers
 from lab.errors import FeatureMissing, LoadError, WaitTimeout
 from lab.kernel import libbpf
@@ -54,11 +54,6 @@ FUNCTIONS = {
 }
 MACROS = {"raw": {}, "tracepoint": {"BY_TRACEPOINT": 1}, "kprobe": {"BY_KPROBE": 1}}
 ON_EXIT = "raw_tracepoint__sched_process_exit"
-REGISTERS = {
-    "x86_64": (("di", "si", "dx", "r10", "r8", "r9"), {"NUMBER": "orig_ax", "RESULT": "ax"}),
-    "aarch64": (("regs",) * 6, {"NUMBER": "syscallno", "RESULT": "regs"}),
-}
-"""Where struct pt_regs has the arguments of a call, its number, and what a function returns."""
 WRAPPERS = {"x86_64": "__x64_sys_", "aarch64": "__arm64_sys_"}
 MEMBERS = {
     "TASK_FILES": "task_struct.files",
@@ -186,24 +181,15 @@ def load(
 
 def _where(hooks: Hooking) -> dict[str, int]:
     """Where the kernel's structures have what is read: a macro each. Plain tracepoints do without."""
-    arguments, others = REGISTERS.get(platform.machine(), ((), {}))
-    registers = {f"REGISTER_{place}": f"pt_regs.{name}" for place, name in enumerate(arguments)}
-    members = MEMBERS | registers | {f"REGISTER_{name}": f"pt_regs.{member}" for name, member in others.items()}
-    if hooks != "tracepoint" and not registers:
-        raise FeatureMissing(
-            f"read the arguments of system calls on {platform.machine()}: its registers are not known here",
-            mend="--hooks tracepoint",
-        )
     try:
-        found = offsets(*members.values())
+        found = offsets(*MEMBERS.values())
+        registers = {} if hooks == "tracepoint" else call_registers()
     except FeatureMissing:
         if hooks != "tracepoint":
             raise
         return {}
-    where = {name: found[member] for name, member in members.items()}
-    if len(set(arguments)) == 1:  # an array
-        where |= {f"REGISTER_{place}": where["REGISTER_0"] + 8 * place for place in range(6)}
-    return where
+    where = {name: found[member] for name, member in MEMBERS.items()}
+    return where | {f"REGISTER_{role}": offset for role, offset in registers.items()}
 
 
 def _number(call: str) -> int:

@@ -39,9 +39,9 @@ families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 
 @pytest.fixture(scope="module")
 def attached() -> Iterator[Any]:
-    """The program, attached, for this process alone."""
+    """The program, attached, for this process alone, on the hooks that the kernel never skips."""
     with Loader() as bpf:
-        program = log.load(bpf, pid=os.getpid())
+        program = log.load(bpf, pid=os.getpid(), every_call=True)
         with log.attached(program):
             yield program
 
@@ -344,40 +344,43 @@ def test_five_hundred_from_four_threads_are_each_told_once(net, bpf, server):
     assert Counter((each.thread, each.dest.version, each.source_port, each.ending) for each in every) == Counter(seen)
     counted = log.totals(program)
     assert (counted[Total.STARTED], counted[Total.CONNECTED], counted[Total.RESET]) == (500, 332, 168)
-    assert log.lost(program) == 0
+    assert (counted[Total.EVENT_LOST], counted[Total.NO_ROOM]) == (0, 0)
 
 
 def test_a_full_ring_buffer_is_counted(net, bpf, server):
     """100 connections that nobody reads, into a buffer of one page: those that are missing are in EVENT_LOST."""
-    program = log.load(bpf, pid=os.getpid(), ring_pages=1)
+    program = log.load(bpf, pid=os.getpid(), ring_pages=1, refusals=False)
     with log.attached(program):
         for _ in range(100):
             connect(net, 4, (SERVER[4], OPEN))
     came = told(program, net)
     assert 10 < len(came) < 100
-    assert log.totals(program)[Total.EVENT_LOST] == 100 - len(came) == log.lost(program)
+    assert log.totals(program)[Total.EVENT_LOST] == 100 - len(came) <= log.lost(program)
     assert log.totals(program)[Total.CONNECTED] == 100
-    assert f"{100 - len(came)} LOST" in log.summary(program)
+    assert log.summary(program).endswith(" LOST")
 
 
 def test_a_full_table_is_counted(net, bpf, server):
     """Five under way, and room for two: three are NO_ROOM, and two are told in the end."""
-    program = log.load(bpf, pid=os.getpid(), connections=2)
+    program = log.load(bpf, pid=os.getpid(), connections=2, refusals=False)
     with log.attached(program), black_hole(net, bpf), ExitStack() as stack:
         for _ in range(5):
             stack.enter_context(open_socket(net, blocking=False)).connect_ex((SERVER[4], OPEN))
         assert log.totals(program)[Total.NO_ROOM] == 3
         stack.close()
         assert [each.ending for each in told(program, net)] == [Total.GIVEN_UP] * 2
-    assert (log.totals(program)[Total.STARTED], log.lost(program)) == (5, 3)
+    assert log.totals(program)[Total.STARTED] == 5 and log.lost(program) >= 3
 
 
 # ---- Narrowed down, and other hooks ----
 
 
+FILTERS: tuple[dict[str, int], ...] = ({"port": CLOSED}, {"pid": 1}, {"uid": 65534})
+
+
 def test_filters_are_in_the_kernel(net, bpf, server):
     """By port, by process, by user: what is not asked for is not even counted."""
-    port, process, user = log.load(bpf, port=CLOSED), log.load(bpf, pid=1), log.load(bpf, uid=65534)
+    port, process, user = (log.load(bpf, every_call=True, **only) for only in FILTERS)
     with ExitStack() as stack:
         for program in (port, process, user):
             stack.enter_context(log.attached(program))
@@ -389,13 +392,20 @@ def test_filters_are_in_the_kernel(net, bpf, server):
     assert log.totals(user)[Total.STARTED] == 0
 
 
-def test_every_system_call_may_be_hooked_instead(net, bpf, server):
-    """Where the kernel has no tracepoint of connect(): the same three events."""
-    program = log.load(bpf, pid=os.getpid(), every_call=True)
-    with log.attached(program):
+def test_hooks_on_connect_alone_tell_the_same(net, bpf, server):
+    """The cheaper hooks, which the kernel skips while a BPF map is changed on that CPU: as soon as it skipped none."""
+    program = log.load(bpf, pid=os.getpid())
+
+    def three() -> bool:
+        before = log.lost(program)
         for where in ((SERVER[4], OPEN), (SERVER[4], CLOSED), ("255.255.255.255", OPEN)):
             connect(net, 4, where)
-    assert [each.ending for each in told(program, net)] == [Total.CONNECTED, Total.RESET, Total.REFUSED_HERE]
+        endings = [each.ending for each in told(program, net)]
+        assert log.lost(program) > before or endings == [Total.CONNECTED, Total.RESET, Total.REFUSED_HERE]
+        return log.lost(program) == before
+
+    with log.attached(program):
+        wait_until(three, within_s=2, what="three connections without a skipped hook")
 
 
 def test_without_hooks_on_calls_the_rest_is_told(net, bpf, server):

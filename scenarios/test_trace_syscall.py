@@ -21,11 +21,12 @@ from lab.bpf.companion import companion
 from lab.bpf.loader import Loader
 from lab.bpf.syscalls import numbers
 from lab.errors import LoadError
+from lab.wait import wait_until
 
 trace = companion("trace_syscall")
 Total = trace.Total
 
-pytestmark = pytest.mark.needs("bcc", "ringbuf", "tracepoint")
+pytestmark = pytest.mark.needs("bcc", "btf", "ringbuf", "tracepoint")
 
 TOPOLOGY = Topology.pair("client", "server")
 FAMILY = {4: socket.AF_INET, 6: socket.AF_INET6}
@@ -35,13 +36,11 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 
 
-@pytest.fixture(
-    scope="module", params=(pytest.param("raw", marks=pytest.mark.needs("btf")), "tracepoint"), ids=lambda hooks: hooks
-)
-def tracer(request: Any) -> Iterator[Any]:
-    """The program on either hook, for this process alone, attached."""
+@pytest.fixture(scope="module")
+def tracer() -> Iterator[Any]:
+    """The program, for this process alone, attached to raw tracepoints, which the kernel never skips."""
     with Loader() as bpf:
-        program = trace.load(bpf, pid=os.getpid(), own=True, hooks=request.param)
+        program = trace.load(bpf, pid=os.getpid(), own=True)
         with trace.attached(program):
             yield program
 
@@ -376,7 +375,35 @@ def test_what_cannot_be_meant_is_refused(bpf):
         trace.load(bpf, hooks="kprobe")
 
 
-@pytest.mark.needs("kprobe", "btf")
+def test_plain_tracepoints_tell_the_same(bpf):
+    """The same lines and events as raw ones, as soon as the kernel skipped none: it does at times, and says so."""
+    chosen = ("getppid", "getpgid", "socket", "bind", "close")
+    both = [trace.load(bpf, pid=os.getpid(), own=True, call=chosen, hooks=each) for each in ("raw", "tracepoint")]
+
+    def agree() -> bool:
+        skipped = trace.lost(both[1])
+        for program in both:
+            trace.clear(program)
+            trace.drain(program)
+        ask(20)()
+        call("getpgid", -5)
+        with socket.socket(socket.AF_INET6) as made:
+            made.bind(("::1", 0))
+        raw, plain = ((counts(program), told(program)) for program in both)
+        assert raw[1][1].endswith("[::1]:0) = 0")
+        assert trace.lost(both[1]) > skipped or raw == plain
+        return raw == plain
+
+    with trace.attached(both[0]), trace.attached(both[1]):
+        wait_until(agree, within_s=2, what="a run without a skipped hook")
+
+
+def counts(program: Any) -> dict[str, tuple[int, int]]:
+    """By call: how many, and how many failed."""
+    return {each.call: (each.calls, each.errors) for each in trace.lines(program)}
+
+
+@pytest.mark.needs("kprobe")
 def test_kprobes_on_chosen_calls_tell_the_same(bpf):
     """Where the kernel has kprobes: counts, errors, arguments and addresses as by tracepoints."""
     chosen = ("getppid", "connect")
@@ -392,7 +419,6 @@ def test_kprobes_on_chosen_calls_tell_the_same(bpf):
     assert told(program) == [f"connect({descriptor}, 255.255.255.255:9) = -1 ENETUNREACH"]
 
 
-@pytest.mark.needs("btf")
 def test_the_verifier_takes_the_kprobes_on_any_kernel(bpf):
     """Loaded, not attached: what could only be refused there is seen here."""
     program = trace.load(bpf, call=("connect",), hooks="kprobe")

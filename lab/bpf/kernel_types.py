@@ -9,6 +9,7 @@ For programs that read kernel structures without CO-RE and without the kernel's 
 from __future__ import annotations
 
 import ctypes
+import platform
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,13 @@ TYPE = struct.Struct("=III")
 MEMBER = struct.Struct("=III")
 """struct btf_member: name, type, offset in bits."""
 
+X86_64 = {"NUMBER": "orig_ax", "RESULT": "ax", "0": "di", "1": "si", "2": "dx", "3": "r10", "4": "r8", "5": "r9"}
+REGISTERS = {
+    "x86_64": {role: (name, 0) for role, name in X86_64.items()},
+    "aarch64": {"NUMBER": ("syscallno", 0), "RESULT": ("regs", 0), **{str(n): ("regs", n) for n in range(6)}},
+}
+"""Members of struct pt_regs, and the place in those that are arrays."""
+
 
 def offsets(*paths: str) -> dict[str, int]:
     """Bytes from the start of a structure to a member: "sock.__sk_common.skc_dport", through nested structures.
@@ -34,6 +42,22 @@ def offsets(*paths: str) -> dict[str, int]:
     """
     with _kernel() as kernel:
         return {path: _offset(kernel, path) for path in paths}
+
+
+def call_registers() -> dict[str, int]:
+    """Where struct pt_regs has a system call's number, its six arguments and what a function returns.
+
+    By the kernel's calling convention: {"NUMBER": 120, "0": 112, ..., "5": 72, "RESULT": 80}. FeatureMissing on another
+    machine than x86-64 and arm64, and without BTF.
+    """
+    machine = platform.machine()
+    if machine not in REGISTERS:
+        raise FeatureMissing(
+            f"read the arguments of system calls: the registers of {machine} are not known here",
+            mend="the tracepoints raw_syscalls/sys_enter and sys_exit have them by themselves",
+        )
+    found = offsets(*(f"pt_regs.{name}" for name, _ in REGISTERS[machine].values()))
+    return {role: found[f"pt_regs.{name}"] + 8 * place for role, (name, place) in REGISTERS[machine].items()}
 
 
 @dataclass(frozen=True)

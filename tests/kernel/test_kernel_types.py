@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lab.bpf.kernel_types import offsets
+from lab.bpf.kernel_types import call_registers, offsets
 from lab.errors import LoadError
 
 pytestmark = pytest.mark.needs("btf")
@@ -36,3 +36,12 @@ def test_what_is_not_there_is_named(path: str) -> None:
     """A structure, a member, and a member of what is a number."""
     with pytest.raises(LoadError, match=path):
         offsets(path)
+
+
+def test_the_registers_of_a_call_are_different_places() -> None:
+    """Its number and six arguments; what a function returns is on arm64 where its first argument was."""
+    registers = call_registers()
+
+    assert registers.keys() == {"NUMBER", "RESULT", *"012345"}
+    assert len({registers[role] for role in ("NUMBER", *"012345")}) == 7
+    assert all(offset % 4 == 0 and offset >= 0 for offset in registers.values())
