@@ -55,6 +55,7 @@
 #define PORTS	     65536
 #define HEADERS	     128 /* Ethernet, two tags, IPv6, TCP with all its options */
 #define TCP_FLAGS_AT 13	 /* RFC 9293, 3.1 */
+#define LOOPBACK     1	 /* its ifindex, in each namespace */
 #define FAMILY_IPV4  2
 #define FAMILY_IPV6  10
 #define CALLBACKS    (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
@@ -368,6 +369,9 @@ static __always_inline bool is_counted_elsewhere(struct __sk_buff *skb, enum lay
 {
 	if (layer == TC_INGRESS)
 		return is_watched(skb->ifindex, XDP);
+	/* What goes out of it comes in by it. */
+	if (skb->ifindex == LOOPBACK)
+		return true;
 	if (!skb->ingress_ifindex)
 		return false;
 	return is_watched(skb->ingress_ifindex, XDP) || is_watched(skb->ingress_ifindex, TC_INGRESS);

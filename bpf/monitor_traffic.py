@@ -1,7 +1,7 @@
 """What user space does with monitor_traffic: attaches all its layers, and reads flows, ports, interfaces and events.
 
 with ExitStack() as undo:
-    for each in watch(program, [net.interface("server/eth0")], group):
+    for each in attach_to(program, [net.interface("server/eth0")], group):
         undo.callback(each.detach)
     for flow in flows(program.maps):
         print(flow)         # tcp 10.0.0.1:40000 -> 10.0.0.2:80 ESTABLISHED, 14 packets, 9312 bytes, srtt 41 us
@@ -13,9 +13,12 @@ import ipaddress
 import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
+from lab.bpf.companion import load_module
 from lab.model.action import Mode
 from lab.model.table import Table
 
@@ -203,7 +206,7 @@ def _end(address: ipaddress.IPv6Address, port: int) -> str:
 # ---- Attaching ----
 
 
-def watch(program: Any, interfaces: Sequence[Any], group: Any, *, mode: Mode = Mode.NATIVE) -> Iterator[Any]:
+def attach_to(program: Any, interfaces: Sequence[Any], group: Any, *, mode: Mode = Mode.NATIVE) -> Iterator[Any]:
     """XDP, tc ingress and tc egress on each interface, the sockets of the cgroup: yields each Attachment."""
     for name, each in program.programs.items():
         if each.type == "xdp":
@@ -231,18 +234,44 @@ SORTED_BY: dict[str, Callable[[Flow], float]] = {
 }
 
 
+def exporter() -> Any:
+    """The module bpf/monitor_traffic_exporter.py."""
+    return load_module(Path(__file__).with_name("monitor_traffic_exporter.py"))
+
+
+def sample(maps: Mapping[str, Any]) -> Any:
+    """All that is counted, now, for an Exporter; interfaces by name."""
+    named = {(interface_name(ifindex), layer): count for (ifindex, layer), count in layers(maps).items()}
+    return exporter().Sample(list(flows(maps)), list(ports(maps)), named, untracked(maps))
+
+
 def view(
-    program: Any, *, top: int = 20, by: Literal["bytes", "packets", "rtt", "retransmits", "last"] = "bytes"
-) -> list[Table]:
-    """Flows, ports and interfaces.
+    program: Any,
+    *,
+    top: int = 20,
+    by: Literal["bytes", "packets", "rtt", "retransmits", "last"] = "bytes",
+    listen: int = 0,
+) -> Iterator[list[Table]]:
+    """Flows, ports and interfaces, now; once for each time that it is asked.
 
     Options:
         top: rows shown of flows and of ports
         by: what flows are sorted by
+        listen: serves /metrics and /api/flows on this port of 127.0.0.1, as fresh as what is shown
     """
-    found = list(flows(program.maps))
+    with ExitStack() as stack:
+        server = stack.enter_context(exporter().Exporter(listen)) if listen else None
+        while True:
+            if server:
+                server.show(sample(program.maps))
+            yield tables(program.maps, top=top, by=by)
+
+
+def tables(maps: Mapping[str, Any], *, top: int = 20, by: str = "bytes") -> list[Table]:
+    """Flows, ports and interfaces, now."""
+    found = list(flows(maps))
     shown = sorted(found, key=SORTED_BY[by], reverse=True)[:top]
-    return [_flow_table(found, shown, program.maps), _port_table(program.maps, top), _interface_table(program.maps)]
+    return [_flow_table(found, shown, maps), _port_table(maps, top), _interface_table(maps)]
 
 
 def _flow_table(found: Sequence[Flow], shown: Sequence[Flow], maps: Mapping[str, Any]) -> Table:

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -40,7 +44,7 @@ def watching(net: Any, bpf: Any, group: Any, *places: str) -> Iterator[Any]:
     """The program with all its layers on these interfaces."""
     program = bpf.load("monitor_traffic")
     with ExitStack() as undo:
-        for each in monitor.watch(program, [net.interface(place) for place in places], group):
+        for each in monitor.attach_to(program, [net.interface(place) for place in places], group):
             undo.callback(each.detach)
         yield program
 
@@ -169,10 +173,58 @@ def test_view(net, bpf, group):
     """The view has the row of the flow, its port and the layers."""
     with watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made:
         talk(made)
-        shown, ports, layers = monitor.view(program)
+        shown, ports, layers = next(monitor.view(program))
         (row,) = shown.records()
         assert (row["state"], row["flags"]) == ("ESTABLISHED", "SPA/SPA")
         assert row["srtt us"] > 0
         assert [(each["proto"], each["port"]) for each in ports.records()] == [("tcp", PORT)]
         assert {each["layer"] for each in layers.records()} == {"XDP", "TC_INGRESS", "TC_EGRESS"}
         assert monitor.summary(program).startswith("1 flows")
+
+
+# ---- For machines ----
+
+
+@pytest.fixture
+def served(net, bpf, group) -> Iterator[Any]:
+    """An exporter on loopback that shows one connection."""
+    with watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made:
+        talk(made)
+        with monitor.exporter().Exporter() as exporter:
+            exporter.show(monitor.sample(program.maps))
+            yield exporter
+
+
+def scraped(exporter: Any) -> str:
+    with urlopen(f"{exporter.url}/metrics", timeout=WITHIN_S) as answer:
+        return answer.read().decode()
+
+
+def test_metrics(served):
+    """What a Prometheus scrapes has the connection's state, its RTT and its port."""
+    text = scraped(served)
+    assert 'monitor_flows{protocol="tcp",state="ESTABLISHED"} 1.0' in text
+    assert re.search(rf'monitor_port_bytes_total{{direction="in",port="{PORT}",protocol="tcp"}} [1-9]', text)
+    assert float(re.search(r"^monitor_srtt_max_seconds (\S+)", text, re.MULTILINE)[1]) > 0
+
+
+def test_flows_as_json(served):
+    """/api/flows has the flow, and answers on loopback alone."""
+    with urlopen(f"{served.url}/api/flows", timeout=WITHIN_S) as answer:
+        (flow,) = json.load(answer)
+    assert (flow["state"], flow["answerer"]["port"]) == ("ESTABLISHED", PORT)
+    assert served.url.startswith("http://127.0.0.1:")
+
+
+def test_the_dashboard_asks_for_what_there_is(served):
+    """Each metric and each label of the Grafana dashboard is one that the exporter has."""
+    dashboard = json.loads(Path(monitor.__file__).with_name("monitor_traffic.grafana.json").read_text())
+    text = scraped(served)
+    targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
+    assert len(targets) >= 6
+    for target in targets:
+        (name,) = re.findall(r"monitor_\w+", target["expr"])
+        found = re.search(rf"^{name}({{.*}})? ", text, re.MULTILINE)
+        assert found, f"{name} is not exported"
+        for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
+            assert f'{label}="' in found[1], f"{name} has no label {label}"
