@@ -55,14 +55,14 @@ def compare_cost(
     samples: list[Sample] = []
     start = time.monotonic()
     with journal(), isolated() as core, watched(core) as watch:  # what is loaded again and again is no news
-        for decision in _looks(repetitions(a, b, flows, core), samples, rule, budget_s):
+        for decision in looks(repetitions(a, b, flows, core), samples, rule, budget_s):
             progress(decision, _base(samples), time.monotonic() - start)
     subject = ", ".join(filter(None, (title, counted(flows))))
-    noise = _noise(watch.noise(), samples)
-    return _comparison((a.name, b.name, subject), samples, decision, rule, time.monotonic() - start, noise)
+    noise = unshared_noise(watch.noise(), samples)
+    return comparison((a.name, b.name, subject), samples, decision, rule, time.monotonic() - start, noise)
 
 
-def _looks(taken: Iterator[Sample], samples: list[Sample], rule: Rule, budget_s: float) -> Iterator[Decision]:
+def looks(taken: Iterator[Sample], samples: list[Sample], rule: Rule, budget_s: float) -> Iterator[Decision]:
     """The decision at 8, 12, 18, ... repetitions, the last one where it is sure or the time is over."""
     look, start = FIRST_LOOK, time.monotonic()
     for each in taken:
@@ -82,7 +82,7 @@ def _base(samples: list[Sample]) -> float:
     return estimate([sample.a for sample in samples]).value
 
 
-def _noise(found: dict[str, Any], samples: list[Sample]) -> dict[str, Any]:
+def unshared_noise(found: dict[str, Any], samples: list[Sample]) -> dict[str, Any]:
     """What A and B did not share: between two turns the clock of the CPU may change, and both bear it."""
     slow = fmean(sample.slow for sample in samples)
     reasons = []
@@ -93,7 +93,7 @@ def _noise(found: dict[str, Any], samples: list[Sample]) -> dict[str, Any]:
     return {**found, "slow_share": round(slow, 4), "sentence": f"too noisy: {', '.join(reasons)}" if reasons else ""}
 
 
-def _comparison(
+def comparison(
     names: tuple[str, str, str],
     samples: list[Sample],
     decision: Decision,
@@ -101,6 +101,7 @@ def _comparison(
     duration_s: float,
     noise: dict[str, Any],
 ) -> Comparison:
+    """From samples to the verdict; `names` are A's, B's and the subject's."""
     if noise["sentence"]:
         decision = replace(decision, verdict="inconclusive")
     difference, base = decision.difference, _base(samples)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -48,6 +49,21 @@ class Lane:
         """A trial as fast as the core goes."""
         with self.core.burst():
             return _most(self.flood.run(seconds=seconds, sink=self.sink))
+
+    @contextmanager
+    def blocks(self) -> Iterator[Callable[[int], LoadTrial]]:
+        """Offers blocks of less than a ms, each counted at once: a frame still under way counts in the next block."""
+        assert isinstance(self.flood, Flood)
+        flood, count = self.flood, self.sink.count
+
+        def offer(frames: int) -> LoadTrial:
+            before, start = count(), time.thread_time()
+            flood.make(frames)
+            cpu_s = time.thread_time() - start
+            return LoadTrial(frames / cpu_s, cpu_s, frames, count() - before, cpu_s)
+
+        with flood.making():
+            yield offer
 
 
 def _most(came: Delivery) -> LoadTrial:

@@ -6,14 +6,16 @@ from pathlib import Path as File
 
 import pytest
 
-from lab import Mode, Topology, instruments
+from lab import Direction, Mode, Topology, instruments
 from lab.bench.bench import Bench
+from lab.bench.compare_rate import compare_rate
 from lab.bench.frame_sizes import imix, resized
 from lab.bench.isolation import isolated
 from lab.bench.lane import with_program, without_program
 from lab.bench.path import Path
 from lab.bench.rate import limits
 from lab.bench.search import LoadTrial, search
+from lab.bench.workload import Contender, Workload
 from lab.bpf.loader import Loader
 from lab.errors import MeasurementError, TrafficError
 from lab.traffic import frames
@@ -106,6 +108,41 @@ def test_a_program_that_meets_no_frame_has_no_rate(bpf: Loader, bench: Bench) ->
     frame = bytes(frames.udp(CHAIN, "client", "server", dst_port=9, payload=bytes(18)))
     with pytest.raises(MeasurementError, match=r"it met \d+ of 1000 frames"):
         bench.rate(bpf.load(SOURCES / "drop.bpf.c", program="drop_xdp"), beside, frame)
+
+
+def reflecting(**knobs: int) -> Contender:
+    """A contender that sends frames back after some work."""
+    return Contender(str(knobs), lambda loader: Workload(loader.load(instruments.path("reflect"), **knobs), FRAME))
+
+
+@pytest.mark.needs("live_frames")
+def test_a_program_that_takes_longer_is_slower_on_the_path() -> None:
+    """Twice the work is found to be slower and not faster; the figure is the time of a packet, raw samples kept."""
+    found = compare_rate(reflecting(rounds=200), reflecting(rounds=600), BACK, flows=64, budget_s=1.0)
+    assert found.difference[0] > 100
+    assert found.verdict in ("slower", "inconclusive"), found.noise["sentence"]
+    assert (found.metric, found.unit) == ("rate", "ns/packet")
+    assert {trial.arm: len(trial.samples) for trial in found.trials}["A"] >= 8
+
+
+@pytest.mark.needs("live_frames")
+def test_equals_take_turns_at_one_hook() -> None:
+    """Two loads of one program differ by far less than they cost, and so for tc."""
+    path = Path(CHAIN, source="client/eth0", at="dut/eth0", sink="server/eth0", direction=Direction.INGRESS)
+    frame = bytes(frames.udp(CHAIN, "client", "server", dst_port=9, payload=bytes(18)))
+    passing = Contender(
+        "pass", lambda loader: Workload(loader.load(instruments.path("empty_tc"), program="empty_tc"), frame)
+    )
+    for contender, where in ((reflecting(), BACK), (passing, path)):
+        found = compare_rate(contender, contender, where, budget_s=0.5)
+        assert abs(found.difference[0]) < 0.3 * found.base
+
+
+@pytest.mark.needs("live_frames")
+def test_what_drops_everything_has_no_rate_to_compare() -> None:
+    """No frame comes to the sink: an error, and no verdict."""
+    with pytest.raises(MeasurementError, match="came to the sink of the path"):
+        compare_rate(reflecting(every=1), reflecting(every=1), BACK, budget_s=0.5)
 
 
 @pytest.mark.parametrize("limit_pps", [80_000.0, 3_500_000.0])
