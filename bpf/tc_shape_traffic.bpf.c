@@ -1,19 +1,23 @@
 /* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
- * tc_shape_traffic: holds classes of traffic to a rate each: at egress by delay, or by drops or ECN marks; at ingress by
- * drops or ECN marks.
+ * tc_shape_traffic: holds classes of traffic to a rate each: at egress by delay, or by drops or ECN marks; at ingress
+ * by drops or ECN marks.
  *
- * A class has a rate and a burst, which are a token bucket. Rules by remote prefix, port or DSCP say which class a packet
- * is in; of the rules that match, the one of the highest priority decides (of equal ones the higher class), and class
- * 0 has what no rule names. The link may have a rate, too: then classes that borrow use what others leave of it.
+ * A class has a rate and a burst, which are a token bucket. Rules by remote prefix, port or DSCP say which class a
+ * packet is in; of the rules that match, the one of the highest priority decides (of equal ones the higher class), and
+ * class 0 has what no rule names. The link may have a rate, too: then classes that borrow use what others leave of it.
  *
- * Three programs, of which one is loaded: shape_by_delay (tc egress; the interface's root qdisc must be fq, which holds
- * packets until the departure time that is written on them), shape_by_drop (tc egress, no qdisc needed) and
- * police (tc ingress).
+ * Four programs; attach one of the first three, and where it is shape_by_drop, the fourth beside it:
+ *   shape_by_delay   tc egress. The interface's root qdisc must be fq: it holds a packet until the departure time that
+ *                    is written on it
+ *   shape_by_drop    tc egress, without a qdisc
+ *   police           tc ingress
+ *   pace             sock_ops of a cgroup: has its TCP sockets pace themselves at their class's rate. TCP that meets
+ *                    drops alone is still for 200 ms after each, much longer than the burst lasts
  *
- * DECISIONS for a packet whose class has a rate (bytes: as on the wire, every segment of a GSO or GRO frame with headers)
- *   the class has tokens                                  TC_ACT_UNSPEC; they are taken, of the link's too
- *   it has none, borrows, and the link has                TC_ACT_UNSPEC; taken of the link's. A class of priority n leaves
+ * DECISIONS for a packet whose class has a rate (bytes: as on the wire, every segment of a GSO or GRO frame with
+ * headers) the class has tokens                                  TC_ACT_UNSPEC; they are taken, of the link's too it
+ * has none, borrows, and the link has                TC_ACT_UNSPEC; taken of the link's. A class of priority n leaves
  *                                                         n eighths of the link's burst to those before it
  *   neither, by delay                                     TC_ACT_UNSPEC with the departure time at which it has, or
  *                                                         TC_ACT_SHOT where that is more than horizon_ns away
@@ -42,8 +46,9 @@
  * KERNEL 5.12 or later (compare-and-swap). Tried on 6.18.
  *
  * NOT HANDLED
- *   Rules that name a prefix and a port at once. What is inside a tunnel: classified by its outer header. Without fq a
- *   shaper cannot delay: TCP finds its rate by losses, which local senders see at once and without a retransmission.
+ *   Without fq and pace: TCP of other machines, or of another cgroup, stays far below its rate where that is a small
+ *   part of what the path could do. Rules that name a prefix and a port at once. What is inside a tunnel: classified by
+ * its outer header. A rate that an application set itself (SO_MAX_PACING_RATE): pace overwrites it.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
@@ -61,7 +66,9 @@
 #define PREFIXES      1024
 #define RETRIES	      8
 #define HEADER_BYTES  192 /* Ethernet, two tags, 60 bytes of IPv4 or 100 of IPv6, a TCP header */
-#define COST_FRACTION 16  /* bits of `cost` behind the point */
+#define NS_PER_S      1000000000ULL
+#define MOST_PACED    0xfffffffeU /* bytes a second that SO_MAX_PACING_RATE takes: 34 Gbit/s */
+#define COST_FRACTION 16	  /* bits of `cost` behind the point */
 
 enum class_of_link {
 	LINK = CLASSES,
@@ -72,7 +79,8 @@ enum over {
 	MARK,
 };
 
-struct class {
+struct class
+{
 	__u64 cost;	/* ns a byte takes at the class's rate, times 65536; 0: no limit */
 	__u64 burst_ns; /* the burst's bytes at that rate */
 	enum over over;
@@ -227,8 +235,8 @@ static __always_inline __u32 header_bytes(const struct __sk_buff *skb, const str
 }
 
 /*
- * What the wire carries: a GSO frame leaves as segments with headers each, and a GRO frame came so. At egress the kernel
- * has worked that out (wire_len); at ingress it has not.
+ * What the wire carries: a GSO frame leaves as segments with headers each, and a GRO frame came so. At egress the
+ * kernel has worked that out (wire_len); at ingress it has not.
  */
 static __always_inline __u32 wire_bytes(const struct __sk_buff *skb, const struct lab_packet *pkt,
 					enum direction direction)
@@ -251,8 +259,9 @@ static __always_inline __u64 cost_ns(const struct class *class, __u32 bytes)
 }
 
 /*
- * Takes a packet's cost unless the bucket would then be full again only after `limit_ns` from now, and says when it will
- * be; 0: not taken. A bucket of a burst B holds B minus the time until it is full: the usual token bucket, in one number.
+ * Takes a packet's cost unless the bucket would then be full again only after `limit_ns` from now, and says when it
+ * will be; 0: not taken. A bucket of a burst B holds B minus the time until it is full: the usual token bucket, in one
+ * number.
  */
 static __always_inline __u64 take(struct bucket *bucket, __u64 cost, __u64 now, __u64 limit_ns)
 {
@@ -270,7 +279,8 @@ static __always_inline __u64 take(struct bucket *bucket, __u64 cost, __u64 now, 
 	return after;
 }
 
-/* The link pays for what a class was promised, whether it has tokens or not; it is never in debt for more than a burst. */
+/* The link pays for what a class was promised, whether it has tokens or not; it is never in debt for more than a burst.
+ */
 static __always_inline void charge_link(__u32 bytes, __u64 now)
 {
 	__u32 link = LINK;
@@ -316,7 +326,8 @@ static __always_inline int drop(struct count *count, __u32 bytes)
 	return TC_ACT_SHOT;
 }
 
-/* Over its rate: a mark where the class and the packet know ECN, within one burst more. The packet's pointers end here. */
+/* Over its rate: a mark where the class and the packet know ECN, within one burst more. The packet's pointers end here.
+ */
 static __always_inline int mark_or_drop(struct __sk_buff *skb, const struct class *class, struct bucket *bucket,
 					struct count *count, const struct request *asked)
 {
@@ -412,6 +423,83 @@ SEC("tc/ingress")
 int police(struct __sk_buff *skb)
 {
 	return shape(skb, INGRESS, false);
+}
+
+/* ---- Pacing by the sockets themselves ---- */
+
+#define FAMILY_IPV4	   2
+#define SOL_SOCKET	   1
+#define SO_MAX_PACING_RATE 47
+#define IP_TOS		   1
+#define IPV6_TCLASS	   67
+#define FRAME_HEADERS	   66 /* Ethernet, IPv4, TCP with timestamps; 20 more with IPv6 */
+
+static __always_inline __u32 dscp_of_socket(struct bpf_sock_ops *ctx, bool ipv4)
+{
+	int field = 0;
+
+	if (ipv4)
+		bpf_getsockopt(ctx, IPPROTO_IP, IP_TOS, &field, sizeof(field));
+	else
+		bpf_getsockopt(ctx, IPPROTO_IPV6, IPV6_TCLASS, &field, sizeof(field));
+	return field >> 2 & 0x3f;
+}
+
+static __always_inline __u32 class_of_socket(struct bpf_sock_ops *ctx, bool ipv4)
+{
+	struct prefix key = { .prefixlen = 128 };
+	const __u16 *found;
+	__u32 rule;
+
+	rule = rule_in(&by_dscp, dscp_of_socket(ctx, ipv4));
+	rule = stronger(rule, rule_in(&by_port, ctx->local_port & 0xffff));
+	rule = stronger(rule, rule_in(&by_port, bpf_ntohl(ctx->remote_port) & 0xffff));
+	if (!prefixes)
+		return rule & (CLASSES - 1);
+	if (ipv4) {
+		key.address = lab_mapped(ctx->remote_ip4);
+	} else {
+		key.address.s6_addr32[0] = ctx->remote_ip6[0];
+		key.address.s6_addr32[1] = ctx->remote_ip6[1];
+		key.address.s6_addr32[2] = ctx->remote_ip6[2];
+		key.address.s6_addr32[3] = ctx->remote_ip6[3];
+	}
+	found = bpf_map_lookup_elem(&by_prefix, &key);
+	return stronger(rule, found ? *found : 0) & (CLASSES - 1);
+}
+
+/* The class's rate without the headers, which a socket does not count. A class that borrows may have the link's. */
+static __always_inline void set_pace(struct bpf_sock_ops *ctx)
+{
+	bool ipv4 = ctx->family == FAMILY_IPV4;
+	__u32 number = class_of_socket(ctx, ipv4), link = LINK, mss = ctx->mss_cache, rate;
+	const struct class *class = bpf_map_lookup_elem(&classes, &number);
+	__u64 bytes;
+
+	if (class && class->borrows)
+		class = bpf_map_lookup_elem(&classes, &link);
+	if (!class || !class->cost)
+		return;
+	bytes = (NS_PER_S << COST_FRACTION) / class->cost;
+	bytes = bytes * mss / (mss + FRAME_HEADERS + (ipv4 ? 0 : 20) + overhead_bytes);
+	rate = bytes < MOST_PACED ? bytes : MOST_PACED;
+	bpf_setsockopt(ctx, SOL_SOCKET, SO_MAX_PACING_RATE, &rate, sizeof(rate));
+}
+
+SEC("sockops")
+int pace(struct bpf_sock_ops *ctx)
+{
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | BPF_SOCK_OPS_RTT_CB_FLAG);
+		set_pace(ctx);
+		break;
+	case BPF_SOCK_OPS_RTT_CB: /* the rate may be another by now */
+		set_pace(ctx);
+		break;
+	}
+	return 1;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";
