@@ -14,12 +14,16 @@ TRIAL_SAMPLES = 2_000
 """Raw samples that one trial puts on the page at most."""
 
 
+YARDSTICK = "reference"
+"""The arm that `lab history` holds others against; it is no trial of the program."""
+
+
 def arms(measurement: Measurement) -> dict[str, list[float]]:
-    """All samples of each arm, in order, whatever number of trials they came in."""
+    """All samples of each arm but the yardstick, in order, whatever number of trials they came in."""
     joined: dict[str, list[float]] = {}
     for trial in measurement.trials:
         joined.setdefault(trial.arm, []).extend(trial.samples)
-    return {arm: samples for arm, samples in joined.items() if samples}
+    return {arm: samples for arm, samples in joined.items() if samples and arm != YARDSTICK}
 
 
 def curve(samples: Sequence[float]) -> dict[str, list[float]]:

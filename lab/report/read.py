@@ -177,7 +177,7 @@ def _result_is_sound(result: Result) -> None:
 def _measurement_is_sound(measurement: Measurement) -> None:
     _expect(str, measurement.metric, measurement.method, measurement.unit, measurement.program, measurement.subject)
     _expect(str, measurement.headline, *measurement.remarks)
-    _expect(dict, measurement.summary)
+    _expect(dict, measurement.summary, measurement.noise)
     _expect(float, *measurement.summary.values(), *measurement.interval)
     if measurement.headline not in measurement.summary:
         raise ValueError(f"a measurement of {measurement.metric} lacks its headline {measurement.headline}")
