@@ -40,6 +40,8 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "topology(topology): bring up this one for `net`, not the module's TOPOLOGY")
     config.addinivalue_line("markers", "needs(feature, ...): skip, with the reason, where the kernel lacks one of them")
     if not hasattr(config, "workerinput") and not config.getoption("--no-lab-run"):
+        from lab.plugin.gatherer import Gatherer
+
         config.pluginmanager.register(Gatherer(config), "bpflab-gatherer")
 
 
@@ -147,55 +149,3 @@ def _about(item: pytest.Item) -> dict[str, str] | None:
         "program": stem,
         "title": " ".join(document.partition("\n\n")[0].split()),
     }
-
-
-class Gatherer:
-    """Gathers the reports of all tests, in the one process that also prints them, and stores the run."""
-
-    def __init__(self, config: pytest.Config) -> None:
-        from lab.bench.session import Session
-
-        self.config = config
-        self.session = Session()
-        self.stored: Path | None = None
-        self.failure: LabError | None = None
-
-    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
-        """One phase of one test; under pytest-xdist it comes from a worker."""
-        reason = "" if report.passed else _reason(report)
-        self.session.add(report.nodeid, report.when or "call", _outcome(report), reason, report.duration)
-        kept = getattr(report, "lab", None)
-        if kept:
-            self.session.describe(report.nodeid, kept["about"], kept["notes"])
-
-    def pytest_sessionfinish(self) -> None:
-        """Stores the run; a full disk spoils neither the session nor its exit status."""
-        root = self.config.rootpath
-        folder = Path(self.config.getoption("--lab-runs") or root / "reports" / "runs")
-        try:
-            self.stored = self.session.finish(root, folder)
-        except LabError as error:
-            self.failure = error
-
-    def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
-        """Says where the run is."""
-        if self.failure:
-            terminalreporter.write_line(f"bpflab: {self.failure}", red=True)
-        elif self.stored:
-            terminalreporter.write_line(f"bpflab: run stored in {self.stored}; `lab report` writes the page")
-
-
-def _outcome(report: pytest.TestReport) -> str:
-    """pytest reports a test that was expected to fail as skipped or passed, and says beside it that it was."""
-    if not hasattr(report, "wasxfail"):
-        return report.outcome
-    return {"skipped": "xfailed", "passed": "xpassed"}.get(report.outcome, report.outcome)
-
-
-def _reason(report: pytest.TestReport) -> str:
-    """Why a test was skipped or expected to fail, or the whole text of its failure."""
-    if hasattr(report, "wasxfail"):
-        return f"expected to fail: {report.wasxfail.removeprefix('reason: ') or 'no reason given'}"
-    if report.skipped and isinstance(report.longrepr, tuple):
-        return report.longrepr[2].removeprefix("Skipped: ")
-    return report.longreprtext
