@@ -10,12 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lab.bench.isolation import isolated
-from lab.bench.lane import Lane, generator_alone, with_program, without_program
+from lab.bench.lane import Lanes, generator_alone, with_program, without_program
 from lab.bench.noise import watched
 from lab.bench.path import Path, counted
 from lab.bench.search import GOALS, LOWEST, Bounds, Found, LoadTrial, search
@@ -26,11 +26,16 @@ if TYPE_CHECKING:
     from lab.bpf.program import Program
 
 METHOD = "live_frames"
+NETWORKS = 3
+"""Of each kind."""
 MOST_S = 0.006
-"""Of an unpaced trial; each lane has one after every trial of the search, so that all see the same machine."""
+EVERY = 3
+"""Before every third trial of the search there are unpaced ones of all kinds: all see the same machine."""
 ROOM = 1.2
 """Highest load that is searched, in relation to what arrived without pacing."""
-FIRST_ROUNDS = 3
+FIRST_ROUNDS = 5
+LATEST = 3
+"""Unpaced trials that say how fast the machine is now."""
 SPARE_NS = 1.0
 """A part of less is none."""
 
@@ -52,38 +57,60 @@ def measure_rate(
     """
     with ExitStack() as stack:
         core = stack.enter_context(isolated())
+
+        def several(*lane: Any) -> Lanes:
+            make, *what = lane
+            return Lanes(tuple(stack.enter_context(make(*what, frame, flows, core)) for _ in range(NETWORKS)))
+
         lanes = {
-            "mrr": stack.enter_context(with_program(program, path, frame, flows, core)),
-            "path": stack.enter_context(without_program(path, frame, flows, core)),
-            "generator": stack.enter_context(generator_alone(path, frame, flows, core)),
+            "path": several(without_program, path),
+            "generator": several(generator_alone, path),
+            "mrr": several(with_program, program, path).alike(),
         }
         watch = stack.enter_context(watched(core))
         found, unpaced = _searched(lanes)
         noise = watch.noise()
-        frame_bytes = lanes["mrr"].flood.frame_bytes
+        frame_bytes = lanes["mrr"].each[0].flood.frame_bytes
     _check_any(program, path, found)
     subject = subject or f"{path.how}, {counted(flows)}"
-    rates = Rates(program.name, subject, {"flows": flows, "frame_bytes": frame_bytes}, found, unpaced)
+    rates = Rates(
+        program.name,
+        subject,
+        {"flows": flows, "frame_bytes": frame_bytes, "networks": len(lanes["mrr"].each)},
+        found,
+        unpaced,
+    )
     return rates.measurement(above_pps, noise)
 
 
-def _searched(lanes: Mapping[str, Lane]) -> tuple[Found, dict[str, list[LoadTrial]]]:
+def _searched(lanes: Mapping[str, Lanes]) -> tuple[Found, dict[str, list[LoadTrial]]]:
+    """A load is searched in relation to the speed of the machine, which changes by some percent within a second.
+
+    It is taken from the unpaced trials just before, and the bounds are given at its median.
+    """
     unpaced: dict[str, list[LoadTrial]] = {name: [] for name in lanes}
+    speeds: list[float] = []
 
     def take_turns() -> None:
         for name, lane in lanes.items():
             unpaced[name].append(lane.offer_most(MOST_S))
 
-    def offer(pps: float, seconds: float) -> LoadTrial:
-        take_turns()
-        return lanes["mrr"].offer(pps, seconds)
+    def offer(load: float, seconds: float) -> LoadTrial:
+        unpaced["mrr"].append(lanes["mrr"].offer_most(MOST_S))
+        if len(speeds) % EVERY == 0:
+            take_turns()
+        speeds.append(median(map(_sent_pps, unpaced["mrr"][-LATEST:])) / usual)
+        return lanes["mrr"].offer(load * speeds[-1], seconds)
 
     for _ in range(FIRST_ROUNDS):
         take_turns()
-    return search(offer, ROOM * max(_fastest(trial) for trial in unpaced["mrr"])), unpaced
+    usual = median(map(_sent_pps, unpaced["mrr"]))
+    found = search(offer, ROOM * usual)
+    bounds = {goal: each and each.times(median(speeds)) for goal, each in found.bounds.items()}
+    return replace(found, bounds=bounds), unpaced
 
 
-def _fastest(trial: LoadTrial) -> float:
+def _sent_pps(trial: LoadTrial) -> float:
     """What was offered, in case all of it was lost."""
     return trial.offered / trial.cpu_s
 
@@ -123,7 +150,10 @@ class Rates:
             headline=f"{headline}_pps",
             summary=self._summary(),
             interval=(bounds.good_pps, min(bounds.bad_pps, self._highest())),
-            trials=(_trial("with", self.found.trials, self.facts), *self._unpaced_trials()),
+            trials=(
+                _trial("with", self.found.trials, {**self.facts, "search_s": self.found.duration_s}),
+                *self._unpaced_trials(),
+            ),
             limit=Limit("ndr_pps", above_pps, below=False) if above_pps is not None else None,
             remarks=tuple(self._remarks()),
             noise=noise,
@@ -158,6 +188,8 @@ class Rates:
             f"{lost:,} of {offered:,} frames lost in {len(self.found.trials)} trials, {self.found.duration_s:.1f} s",
             limits(*(self._middle(name) for name in ("mrr", "path", "generator"))),
         ]
+        if self.found.cut_short:
+            told.append("the search was cut short: the machine changed its speed meanwhile")
         if not self.found.bounds["ndr"]:
             told.insert(0, f"no rate without loss: frames are lost at {LOWEST * self._highest():,.0f} packets/s too")
         return told

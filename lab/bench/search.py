@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-
-from lab.errors import MeasurementError
 
 GOALS = {"ndr": 0.0, "pdr": 0.005}
 """The share of frames that a good trial may lose."""
@@ -23,8 +21,8 @@ SHORT_S, LONG_S = 0.02, 0.1
 DURATION_SUM_S = 0.5
 LOWEST = 0.1
 """Of the highest load: a program that loses frames even then has no rate."""
-LONGEST_S = 10.0
-"""Twice as long as the slowest search seen on a loaded machine, which is no result any more."""
+LONGEST_S = 2.7
+"""Then the bounds are those that the trials until now agree on: a machine that changes its speed has no better."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,10 @@ class Bounds:
     good_pps: float
     bad_pps: float
 
+    def times(self, factor: float) -> Bounds:
+        """The same in another unit."""
+        return Bounds(self.good_pps * factor, self.bad_pps * factor)
+
 
 @dataclass(frozen=True)
 class Found:
@@ -78,30 +80,31 @@ class Found:
     bounds: Mapping[str, Bounds | None]
     trials: tuple[LoadTrial, ...]
     duration_s: float
+    cut_short: bool = False
 
 
 def search(offer: Callable[[float, float], LoadTrial], highest_pps: float) -> Found:
-    """Searches the rates below `highest_pps`; `offer(pps, seconds)` makes a trial.
+    """Searches the rates below `highest_pps`; `offer(load, seconds)` makes a trial.
 
-    MeasurementError when it comes to no end.
+    A trial may be at another rate than its load says, if all are so in the same sense: the bounds are loads.
     """
     from MLRsearch import AbstractMeasurer, Config, MeasurementResult, MultipleLossRatioSearch, SearchGoal
 
-    trials: list[LoadTrial] = []
+    made: list[tuple[float, LoadTrial]] = []
 
     class Measurer(AbstractMeasurer):  # type: ignore[misc]  # the library has no types
         """The lab's trials, as the library wants them."""
 
         def measure(self, intended_duration: float, intended_load: float) -> Any:
             """One trial."""
-            made = offer(intended_load, intended_duration)
-            trials.append(made)
+            trial = offer(intended_load, intended_duration)
+            made.append((intended_load, trial))
             return MeasurementResult(
                 intended_duration=intended_duration,
                 intended_load=intended_load,
-                intended_count=made.intended,
-                offered_count=made.in_time,
-                loss_count=min(made.lost, made.in_time),
+                intended_count=trial.intended,
+                offered_count=trial.in_time,
+                loss_count=min(trial.lost, trial.in_time),
             )
 
     goals = {name: _goal(SearchGoal, loss) for name, loss in GOALS.items()}
@@ -111,14 +114,24 @@ def search(offer: Callable[[float, float], LoadTrial], highest_pps: float) -> Fo
     start = time.monotonic()
     try:
         results = MultipleLossRatioSearch(config).search(Measurer(), debug=_log.debug)
-    except RuntimeError as error:
-        raise MeasurementError(
-            f"search for a rate up to {highest_pps:,.0f} packets/s: {len(trials)} trials agree on none",
-            kernel=str(error),
-            mend="something else wants this CPU: look at the load",
-        ) from error
-    bounds = {name: _bounds(results[goal]) for name, goal in goals.items()}
-    return Found(bounds, tuple(trials), time.monotonic() - start)
+    except RuntimeError:  # "Optimized search takes too long."
+        bounds, cut_short = {name: bounds_of(made, loss) for name, loss in GOALS.items()}, True
+    else:
+        bounds, cut_short = {name: _bounds(results[goal]) for name, goal in goals.items()}, False
+    return Found(bounds, tuple(trial for _, trial in made), time.monotonic() - start, cut_short)
+
+
+def bounds_of(trials: Sequence[tuple[float, LoadTrial]], most_lost: float) -> Bounds | None:
+    """By the longest trials of each load: it is good when at least half of them lost no more than that."""
+    by_load: dict[float, list[LoadTrial]] = {}
+    longest_s = max(trial.intended_s for _, trial in trials)
+    for load, trial in trials:
+        if trial.intended_s == longest_s:
+            by_load.setdefault(load, []).append(trial)
+    good = {load: 2 * sum(each.loss_ratio <= most_lost for each in made) >= len(made) for load, made in by_load.items()}
+    bad_pps = min((load for load in good if not good[load]), default=float("inf"))
+    good_pps = max((load for load in good if good[load] and load < bad_pps), default=None)
+    return None if good_pps is None else Bounds(good_pps, bad_pps)
 
 
 def _goal(make: Callable[..., Any], loss_ratio: float) -> Any:

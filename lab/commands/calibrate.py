@@ -19,6 +19,7 @@ INSTRUMENTS = {
     "comparison": "equals are equal, slowdowns are found",
     "noisy": "comparisons beside a busy neighbour",
     "delay": "injected delays, by three methods",
+    "throughput": "rates, losses and floods",
     "overhead": "what stays on when nothing is measured",
 }
 """Modules of lab.calibration, in the order in which they run."""

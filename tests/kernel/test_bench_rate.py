@@ -14,7 +14,7 @@ from lab.bench.isolation import isolated
 from lab.bench.lane import with_program, without_program
 from lab.bench.path import Path
 from lab.bench.rate import limits
-from lab.bench.search import LoadTrial, search
+from lab.bench.search import Bounds, LoadTrial, bounds_of, search
 from lab.bench.workload import Contender, Workload
 from lab.bpf.loader import Loader
 from lab.errors import MeasurementError, TrafficError
@@ -45,7 +45,7 @@ def test_a_rate_is_searched_and_split_into_its_parts(bench: Bench, reflect) -> N
     assert summary["mrr_pps"] < summary["generator_pps"]
     assert measured.interval[0] == measured.ndr_pps <= measured.interval[1]
     assert any("the program limits: of " in remark for remark in measured.remarks)
-    assert [trial.arm for trial in measured.trials] == ["with", "mrr", "path", "generator"]
+    assert [trial.arm for trial in measured.trials] == ["with", "path", "generator", "mrr"]
     assert all(facts["offered"] == facts["received"] for facts in (trial.facts for trial in measured.trials))
 
 
@@ -163,6 +163,26 @@ def test_a_search_finds_the_edge(limit_pps: float) -> None:
         assert bounds is not None
         assert 0.98 * limit_pps <= bounds.good_pps <= 1.01 * limit_pps
     assert len(found.trials) == made
+
+
+def test_a_search_that_never_ends_is_cut_short(monkeypatch) -> None:
+    """Where the subject changes all the while, the bounds are what the trials agree on when the time is over."""
+    monkeypatch.setattr("lab.bench.search.LONGEST_S", 1e-6)
+    found = search(lambda pps, seconds: LoadTrial(pps, seconds, 1000, 1000, seconds * pps / 1e6), 1.2e6)
+    assert found.cut_short
+    assert len(found.trials) > 1
+
+
+def test_bounds_are_where_most_trials_agree() -> None:
+    """Half of the long trials of a load decide; a good load above a bad one is no bound, and short trials count not."""
+
+    def trials(pps: float, *lost: int, seconds: float = 0.1) -> list[tuple[float, LoadTrial]]:
+        frames = round(pps * seconds)
+        return [(pps, LoadTrial(pps, seconds, frames, frames - each, 0.01)) for each in lost]
+
+    made = [*trials(1e4, 0, 0, 9), *trials(2e4, 0, 9), *trials(3e4, 9, 9, 0), *trials(4e4, 0)]
+    assert bounds_of([*made, *trials(1e3, 9, 9, seconds=0.02)], 0.0) == Bounds(2e4, 3e4)
+    assert bounds_of(trials(1e4, 9), 0.0) is None
 
 
 @pytest.mark.parametrize(

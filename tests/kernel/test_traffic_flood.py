@@ -40,7 +40,7 @@ def test_python_and_the_generator_make_the_same_frames(make, ip: int, vlans: tup
 def test_each_flow_comes_once_before_any_comes_twice(net: Network, bpf: Loader, flows: int) -> None:
     """As many frames as flows are as many different flows, up to a million and beyond; none is lost."""
     frame = frames.udp(net, "client", "server", dst_port=9, payload=bytes(18))
-    program = bpf.load(BPF / "distinct.bpf.c")
+    program = bpf.load(instruments.path("distinct"))
     with program.attach(net.interface("server/eth0"), mode=Mode.NATIVE):
         delivery = net.flood("client/eth0", frame, flows=flows, count=flows)
     assert (delivery.offered, delivery.lost) == (flows, 0)
@@ -78,7 +78,7 @@ def test_a_program_between_loses_what_it_drops(via: str, bpf: Loader) -> None:
 def test_packets_are_counted_to_the_last(net: Network, bpf: Loader, flows: int) -> None:
     """The fallback sends exactly what was asked for, flow after flow, many frames a system call."""
     frame = frames.udp(net, "client", "server", dst_port=9)
-    program = bpf.load(BPF / "distinct.bpf.c")
+    program = bpf.load(instruments.path("distinct"))
     with program.attach(net.interface("server/eth0"), mode=Mode.NATIVE):
         delivery = net.flood("client/eth0", frame, flows=flows, count=10_001, via="packet")
     assert (delivery.offered, delivery.received) == (10_001, 10_001)
