@@ -22,7 +22,7 @@ STEMS              := $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c))
 PROGRAM_BENCHMARKS := $(wildcard $(STEMS:%=benchmarks/bench_%.py))
 LAB_BENCHMARKS     := $(filter-out $(PROGRAM_BENCHMARKS),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples bench bench-lab calibrate report doctor \
+.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples bench bench-lab blind calibrate report doctor \
 	lint lint-python lint-c format lock wheel clean distclean
 
 help: ## this list
@@ -55,6 +55,9 @@ bench: need-root $(READY) ## scenarios and benchmarks of the programs, and repor
 
 bench-lab: need-root $(READY) ## what the harness itself costs
 	@$(PYTEST) -p no:randomly $(LAB_BENCHMARKS) $(PYTEST_ARGS)
+
+blind: need-root $(READY) ## scenarios that would not notice if their program did nothing
+	@$(BIN)/lab blind
 
 calibrate: need-root $(READY) ## known causes put in: what the lab sees of them on this machine
 	@$(BIN)/lab calibrate

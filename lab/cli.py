@@ -23,13 +23,18 @@ if TYPE_CHECKING:
 COMMANDS = {
     "attach": "Attach a program to this machine's interfaces, until Ctrl-C.",
     "bench": "What operations cost on this machine.",
+    "blind": "Which scenarios would not notice that their program does nothing.",
     "calibrate": "What the instruments recover, on this machine, of known causes.",
     "compare": "Two programs, commits, knob settings or stored runs against each other.",
     "doctor": "What this kernel and machine can do, and what is missing.",
+    "down": "End networks that are kept up.",
     "history": "Each figure through the stored runs, and where it changed.",
     "list": "The programs at hand.",
     "new": "Write the files of a new program, which pass at once.",
     "report": "Write reports/index.html from the stored runs.",
+    "shell": "A shell, or a command, inside a namespace of a kept network.",
+    "show": "Draw the networks that are kept up, and what is attached there.",
+    "up": "Bring a scenario's topology up, and keep it.",
 }
 
 EXAMPLES = """\b

@@ -33,12 +33,23 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bpflab", "bpflab: eBPF network programs")
     group.addoption("--lab-runs", metavar="DIR", help="store the run here (default: reports/runs of the project)")
     group.addoption("--no-lab-run", action="store_true", help="store no run")
+    group.addoption("--keep-on-failure", action="store_true", help="keep the networks of failed tests up: `lab show`")
+    group.addoption("--lab-blind", action="store_true", help="run each scenario with its programs blind: `lab blind`")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers; the process that prints also gathers the results."""
     config.addinivalue_line("markers", "topology(topology): bring up this one for `net`, not the module's TOPOLOGY")
+    config.addinivalue_line("markers", "blind(reason): why `lab blind` may find it green though its program is blind")
     config.addinivalue_line("markers", "needs(feature, ...): skip, with the reason, where the kernel lacks one of them")
+    if config.getoption("--keep-on-failure"):
+        from lab.plugin.keep import Keeping
+
+        config.pluginmanager.register(Keeping(), "bpflab-keeping")
+    if config.getoption("--lab-blind"):
+        from lab.plugin.blind import Blind
+
+        config.pluginmanager.register(Blind(), "bpflab-blind")
     if not hasattr(config, "workerinput") and not config.getoption("--no-lab-run"):
         from lab.plugin.gatherer import Gatherer
 

@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lab.bpf import bcc_headers, sections, verifier
+from lab.bpf import bcc_headers, blind, sections, verifier
 from lab.bpf.bcc_events import event_types
 from lab.bpf.btf import Btf, read_btf
 from lab.bpf.globals import Globals
@@ -94,6 +94,8 @@ def load(
         hooks = {name: _hook(name, _section_of(name) or hook.section) for name in also} | {fn: hook}
         for name in (fn, *also):
             loaded.programs[name] = _load(module, loaded, name, hooks[name])
+            if blind.is_on():
+                blind.replace(loaded.programs[name])
         loaded.maps.update(_maps(module))
     except BaseException:
         _release(module)

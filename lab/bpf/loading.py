@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lab.bpf import sections, verifier
+from lab.bpf import blind, sections, verifier
 from lab.bpf.build import build
 from lab.bpf.globals import Globals, Place
 from lab.bpf.layout_of import layout_of
@@ -233,6 +233,8 @@ class _Loading:
         for name, each in chosen.items():
             facts = self._facts(each, load_ms, tuple(maps))
             loaded.programs[name] = Program(loaded, each.fd, facts, each.expected_attach_type)
+            if blind.is_on() and self.path.resolve().parent != OWN_PROGRAMS:
+                blind.replace(loaded.programs[name])
         if len(chosen) == 1:
             return next(iter(loaded.programs.values()))
         return loaded.programs.get(self.stem) or Program(loaded, -1, None)
