@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from lab.errors import AttachError
+from lab.model import aftermath
 from lab.model.action import Direction, Mode
 from lab.model.journal import note
 
@@ -107,7 +108,8 @@ class Attachment:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.detach()
+        if not aftermath.leave(self, self.detach, error):
+            self.detach()
 
     def _note(self) -> None:
         note("attachment", {"program": self.program, "target": self.target, "how": self.how, "facts": dict(self.facts)})

@@ -58,7 +58,7 @@ def to_mermaid(topology: Topology) -> str:
 
 def to_svg(topology: Topology) -> str:
     """One SVG element with nothing from outside; of more than 20 leaves the first 20, and how many there are."""
-    drawing = _Drawing(topology)
+    drawing = Drawing(topology)
     title = escape(f"{topology.name}: {', '.join(spec.name for spec in topology.namespaces[:8])}")
     width, height = drawing.size
     return (
@@ -69,7 +69,7 @@ def to_svg(topology: Topology) -> str:
 
 
 @dataclass
-class _Box:
+class Box:
     """A namespace on the page: `right` names the interfaces at its right side, `column` is the width of its column."""
 
     name: str
@@ -83,18 +83,21 @@ class _Box:
 
     @property
     def width(self) -> float:
+        """In pixels; that of its column where that is wider."""
         longest = [CHARACTER * (len(self.name) + 2) + SMALL_CHARACTER * len(self.tag)]
-        longest += [SMALL_CHARACTER * len(text) for each in self.rows for text in _lines(each)]
+        longest += [SMALL_CHARACTER * len(text) for each in self.rows for text in lines_of(each)]
         longest += [SMALL_CHARACTER * (len(text) + 3) for text in self.loopback]
         return max(self.column, round(2 * PAD + max(longest) + 8))
 
     @property
     def height(self) -> float:
-        rows = sum(len(_lines(each)) for each in self.rows) + len(self.loopback)
+        """In pixels."""
+        rows = sum(len(lines_of(each)) for each in self.rows) + len(self.loopback)
         return HEAD + ROW * rows + 6 * len(self.rows) + (4 if rows else 2)
 
     @property
     def end(self) -> float:
+        """Where its right side is."""
         return self.x + self.width
 
     def pin(self, name: str) -> float:
@@ -103,11 +106,12 @@ class _Box:
         for each in self.rows:
             if each.name == name:
                 return at + 9
-            at += ROW * len(_lines(each)) + 6
+            at += ROW * len(lines_of(each)) + 6
         return self.y + self.height / 2
 
 
-def _lines(interface: InterfaceSpec) -> list[str]:
+def lines_of(interface: InterfaceSpec) -> list[str]:
+    """Its name, then an address a line."""
     return [interface.short_name, *(str(address) for address in interface.addresses)]
 
 
@@ -115,17 +119,17 @@ def _home(interface: str) -> str:
     return interface.partition("/")[0]
 
 
-class _Drawing:
+class Drawing:
     """Boxes in columns, and the wires between them."""
 
     def __init__(self, topology: Topology) -> None:
         self._topology = topology
-        self._shown, self._hidden = _shown(topology)
-        self._veths = [veth for veth in topology.veths if {_home(veth.a), _home(veth.b)} <= self._shown]
+        self._shown, self.hidden = _shown(topology)
+        self.veths = [veth for veth in topology.veths if {_home(veth.a), _home(veth.b)} <= self._shown]
         self._boxes = {
             name: self._box(name) for name in (spec.name for spec in topology.namespaces) if name in self._shown
         }
-        self._columns = self._in_columns()
+        self.columns = self._in_columns()
         self._margin = 0.0
         self._place()
 
@@ -133,12 +137,12 @@ class _Drawing:
     def size(self) -> tuple[float, float]:
         """Width and height, in pixels."""
         boxes = self._boxes.values()
-        bottom = max(box.y + box.height for box in boxes) + (22 if self._hidden else 0)
+        bottom = max(box.y + box.height for box in boxes) + (22 if self.hidden else 0)
         return max(box.end for box in boxes) + 3 + self._margin, bottom + 2
 
-    def _box(self, name: str) -> _Box:
+    def _box(self, name: str) -> Box:
         spec = next(each for each in self._topology.namespaces if each.name == name)
-        wired = {end for veth in self._veths for end in (veth.a, veth.b)}
+        wired = {end for veth in self.veths for end in (veth.a, veth.b)}
         own = [
             each
             for each in self._topology.layout.of_namespace.get(name, ())
@@ -146,16 +150,16 @@ class _Drawing:
         ]
         bridges = [each for each in own if each.kind == "bridge"]
         tag = "bridge" if bridges else "router" if spec.forwarding else ""
-        return _Box(name, tag, bridges + [each for each in own if each.kind != "bridge"], spec.loopback)
+        return Box(name, tag, bridges + [each for each in own if each.kind != "bridge"], spec.loopback)
 
     def _wired_to(self) -> dict[str, list[str]]:
         found: dict[str, list[str]] = {name: [] for name in self._boxes}
-        for veth in self._veths:
+        for veth in self.veths:
             found[_home(veth.a)].append(_home(veth.b))
             found[_home(veth.b)].append(_home(veth.a))
         return found
 
-    def _in_columns(self) -> list[list[_Box]]:
+    def _in_columns(self) -> list[list[Box]]:
         """Breadth first from the first namespace, a column for each distance; many leaves stand on both sides."""
         wires = self._wired_to()
         placed: set[str] = set()
@@ -174,9 +178,9 @@ class _Drawing:
         return [[self._boxes[name] for name in column] for column in columns]
 
     def _place(self) -> None:
-        heights = [sum(box.height for box in column) + GAP_Y * (len(column) - 1) for column in self._columns]
+        heights = [sum(box.height for box in column) + GAP_Y * (len(column) - 1) for column in self.columns]
         tallest, x = max(heights), 2.0
-        for column, height in zip(self._columns, heights, strict=True):
+        for column, height in zip(self.columns, heights, strict=True):
             y = 2 + (tallest - height) / 2
             widest = max(box.width for box in column)
             for box in column:
@@ -188,7 +192,7 @@ class _Drawing:
     def _turn_texts(self) -> None:
         """Where wires leave to both sides, what goes to the right stands at the right."""
         sides: dict[str, dict[str, int]] = {name: {} for name in self._boxes}
-        for veth in self._veths:
+        for veth in self.veths:
             one, other = self._boxes[_home(veth.a)], self._boxes[_home(veth.b)]
             way = (other.x + other.width / 2 > one.x + one.width / 2) - (
                 other.x + other.width / 2 < one.x + one.width / 2
@@ -205,11 +209,11 @@ class _Drawing:
         """Boxes, then the wires between them with a pin at each end."""
         for box in self._boxes.values():
             yield from self._draw(box)
-        for veth in self._veths:
+        for veth in self.veths:
             yield self._wire(veth.a, veth.b)
-        if self._hidden:
+        if self.hidden:
             width, height = self.size
-            text = f"and {self._hidden} more like these"
+            text = f"and {self.hidden} more like these"
             yield f'<text class="lab-ad" x="{width / 2:g}" y="{height - 6:g}" text-anchor="middle">{text}</text>'
 
     def _wire(self, a: str, b: str) -> str:
@@ -226,7 +230,7 @@ class _Drawing:
         pins = "".join(f'<circle class="lab-pin" cx="{x:g}" cy="{y:g}" r="3"/>' for x, y in ((x1, y1), (x2, y2)))
         return f'<path class="lab-wire" d="{path}"/>{pins}'
 
-    def _draw(self, box: _Box) -> Iterator[str]:
+    def _draw(self, box: Box) -> Iterator[str]:
         hub = " lab-hub" if box.tag else ""
         size = f'x="{box.x:g}" y="{box.y:g}" width="{box.width:g}" height="{box.height:g}"'
         yield f'<rect class="lab-box{hub}" {size} rx="9"/>'
@@ -236,13 +240,13 @@ class _Drawing:
         y = box.y + HEAD
         for each in box.rows:
             yield from self._draw_interface(box, each, y)
-            y += ROW * len(_lines(each)) + 6
+            y += ROW * len(lines_of(each)) + 6
         for text in box.loopback:
             yield f'<text class="lab-ad" x="{box.x + PAD:g}" y="{y + 11:g}">lo {escape(text)}</text>'
             y += ROW
 
-    def _draw_interface(self, box: _Box, each: InterfaceSpec, y: float) -> Iterator[str]:
-        lines = _lines(each)
+    def _draw_interface(self, box: Box, each: InterfaceSpec, y: float) -> Iterator[str]:
+        lines = lines_of(each)
         if each.kind == "bridge":
             size = f'width="{box.width - 12:g}" height="{ROW * len(lines) + 5:g}"'
             yield f'<rect class="lab-bar" x="{box.x + 6:g}" y="{y - 1:g}" {size} rx="5"/>'

@@ -186,7 +186,9 @@ class Namespace:
     def socket(self, family: int, kind: int = socket.SOCK_STREAM, protocol: int = 0) -> socket.socket:
         """A socket that belongs to this namespace and can be used from anywhere; the caller closes it."""
         with netns.inside(self.netns_fd):
-            return socket.socket(family, kind, protocol)
+            made = socket.socket(family, kind, protocol)
+        origin.descriptor(made.fileno())
+        return made
 
     def popen(self, argv: Sequence[str], **popen_options: Any) -> subprocess.Popen[Any]:
         """A process inside, in a session of its own, ended by the network's close() or by the death of this process.

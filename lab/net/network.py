@@ -17,7 +17,7 @@ from typing import Self
 from lab.errors import LabError, NetworkError
 from lab.kernel import ethtool, netns, process, sysctl
 from lab.kernel.netlink import RouteSocket
-from lab.model import journal
+from lab.model import aftermath, journal
 from lab.net import readiness
 from lab.net.namespace import Interface, Namespace
 from lab.net.topology import InterfaceSpec, NamespaceSpec, Topology
@@ -48,7 +48,8 @@ class Network:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.close()
+        if not aftermath.leave(self, self.close, error):
+            self.close()
 
     def up(self) -> Self:
         """Builds everything, or raises and leaves nothing."""
@@ -87,6 +88,10 @@ class Network:
             raise NetworkError(f"take down {self.topology.name}: {len(failures)} step(s) failed", kernel=words) from (
                 failures[0][1]
             )
+
+    def abandon(self) -> None:
+        """close() does nothing from now on: another process has its namespaces, and those end with that one."""
+        self._undo.clear()
 
     def on_close(self, what: str, step: Callable[[], object]) -> None:
         """Has `step` run by close(), before everything that was there earlier; `what` names it if it fails."""

@@ -1,0 +1,1 @@
+"""Networks that outlive the test that brought them up, because a person wants to look inside."""
