@@ -50,6 +50,9 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.blind import Blind
 
         config.pluginmanager.register(Blind(), "bpflab-blind")
+    from lab.plugin.failure import Explainer
+
+    config.pluginmanager.register(Explainer(), "bpflab-explainer")
     if not hasattr(config, "workerinput") and not config.getoption("--no-lab-run"):
         from lab.plugin.gatherer import Gatherer
 

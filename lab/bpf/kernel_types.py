@@ -17,7 +17,7 @@ from ctypes import c_char_p, c_int, c_uint32, c_void_p
 from dataclasses import dataclass
 from typing import Any
 
-from lab.bpf.btf import STRUCT, UNION
+from lab.bpf.btf import ENUM, STRUCT, UNION
 from lab.errors import FeatureMissing, LoadError
 from lab.kernel import libbpf
 
@@ -25,6 +25,8 @@ TYPE = struct.Struct("=III")
 """struct btf_type: name, info (kind, flag, number of members), size."""
 MEMBER = struct.Struct("=III")
 """struct btf_member: name, type, offset in bits."""
+ENUMERATOR = struct.Struct("=Ii")
+"""struct btf_enum: name, number."""
 
 X86_64 = {"NUMBER": "orig_ax", "RESULT": "ax", "0": "di", "1": "si", "2": "dx", "3": "r10", "4": "r8", "5": "r9"}
 REGISTERS = {
@@ -42,6 +44,19 @@ def offsets(*paths: str) -> dict[str, int]:
     """
     with _kernel() as kernel:
         return {path: _offset(kernel, path) for path in paths}
+
+
+def enumerators(name: str) -> dict[int, str]:
+    """What an enum of the kernel calls its numbers; {} where this kernel has no such enum, or no BTF.
+
+    >>> enumerators("skb_drop_reason")[2]
+    'SKB_DROP_REASON_NOT_SPECIFIED'
+    """
+    try:
+        with _kernel() as kernel:
+            return kernel.enumerators(name)
+    except FeatureMissing:
+        return {}
 
 
 def call_registers() -> dict[str, int]:
@@ -69,6 +84,17 @@ class _Kernel:
 
     def find(self, name: str) -> int:
         return int(self.library.btf__find_by_name_kind(self.btf, name.encode(), STRUCT))
+
+    def enumerators(self, name: str) -> dict[int, str]:
+        """Number to name; {} for no such enum."""
+        type_id = int(self.library.btf__find_by_name_kind(self.btf, name.encode(), ENUM))
+        if type_id < 0:
+            return {}
+        place = self.library.btf__type_by_id(self.btf, type_id)
+        _, info, _ = TYPE.unpack(ctypes.string_at(place, TYPE.size))
+        raw = ctypes.string_at(place + TYPE.size, (info & 0xFFFF) * ENUMERATOR.size)
+        names = ENUMERATOR.iter_unpack(raw)
+        return {number: self.library.btf__name_by_offset(self.btf, at).decode() for at, number in names}
 
     def members(self, type_id: int) -> Iterator[tuple[str, int, int]]:
         """Name, type and offset in bits of each; none of what is no struct or union."""

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from lab.errors import TrafficError
 from lab.kernel import packet
+from lab.model import journal
 from lab.model.delivery import Delivery
 from lab.model.journal import note
 from lab.net import network as networks
 from lab.net.topology import Topology
+from lab.traffic import recorder
 from lab.traffic.capture import Capture
 from lab.traffic.exchange import Exchanger, Received, raw_frames
 from lab.traffic.flight import Ears, Flight, fly
@@ -104,7 +106,9 @@ class Network(networks.Network):
         if self._exchanger is None:
             self._exchanger = Exchanger(self.interfaces)
             self.on_close("close packet sockets", self._close_exchanger)
-        received = self._exchanger.run(raw_frames(frames), self.interface(at).name, within_s, count)
+        begun, raw, name = journal.now(), raw_frames(frames), self.interface(at).name
+        received = self._exchanger.run(raw, name, within_s, count)
+        journal.step("exchange", frames=raw, at=name, count=count, received=received, begun=begun, ended=journal.now())
         if canary and received.left < received.offered:
             raise TrafficError(
                 f"exchange: only {received.left} of {received.offered} frames left {at}",
@@ -147,7 +151,8 @@ class Network(networks.Network):
             self.on_close("close floods", self._close_floods)
         flood = self._floods.of(self.interface(source), frame, flows, via)
         at_sink = self.interface(sink) if sink else None
-        delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps, sink=at_sink)
+        with recorder.paused():
+            delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps, sink=at_sink)
         note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
         return delivery
 
@@ -155,7 +160,8 @@ class Network(networks.Network):
         """One run of iperf3; see `lab.traffic.iperf3.run_iperf3`."""
         from lab.traffic.iperf3 import run_iperf3
 
-        result = run_iperf3(self, client, server, **options)
+        with recorder.paused():
+            result = run_iperf3(self, client, server, **options)
         facts = {name: value for name, value in asdict(result).items() if name != "raw"}
         note("goodput", {"client": client, "server": server, **facts})
         return result
@@ -184,6 +190,7 @@ class Sending:
         if not streams:
             raise TrafficError("send no stream at all", mend="net.send(Stream.udp(...))")
         self._canary = canary
+        self._begun = journal.now()
         self._trails = [Trail(net, stream) for stream in streams]
         self._deliveries: list[Delivery] | None = None
         self._error: BaseException | None = None
@@ -258,6 +265,8 @@ class Sending:
         delivery = flight.delivery()
         if delivery.lost:
             delivery = replace(delivery, reached=trail.reached())
+        ended = journal.now()
+        journal.step("send", stream=flight.stream, delivery=delivery, begun=self._begun, ended=ended)
         if self._canary and not delivery.received:
             trail.check_left(delivery.offered)
         note("delivery", {"stream": flight.stream.name, **delivery.as_dict()})

@@ -1,0 +1,234 @@
+"""The recorder of frames: what happened to each in the watched namespaces, asked only when something is missing.
+
+One for the process, loaded when a first network is watched. It stays attached until the process ends, because attaching
+takes 10 to 20 ms; while nothing is recorded it costs a frame 10 ns. See lab/instruments/recorder.bpf.c.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lab import instruments
+from lab.errors import LabError
+from lab.kernel import netns, symbols
+from lab.model.journal import journal
+
+if TYPE_CHECKING:
+    from lab.bpf.program import Program
+    from lab.net.network import Network
+
+DROP_REASONS = ("skb_drop_reason", "SKB_DROP_REASON_")
+XDP_ACTIONS = ("xdp_action", "XDP_")
+NEEDLESS = ("netlink_", "__netlink_", "rtnl", "nlmsg")
+VLAN_AT = 12
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A frame at one point of its way, or its end there."""
+
+    time_ns: int
+    """Since the epoch."""
+    kind: str
+    """"sent", "received", "dropped", "exception", "redirect refused" or "xmit refused"."""
+    interface: str
+    """"server/eth0"; the namespace alone where the kernel knew no interface any more."""
+    raw: bytes
+    """As it was there; of XDP's losses nothing."""
+    length: int
+    """Of the whole frame; more than `raw` where it was long, or lay in fragments."""
+    skb: int
+    """The same from point to point until it is freed."""
+    reason: str = ""
+    """Why it was dropped, in the kernel's word for it: "UDP_CSUM"."""
+    place: str = ""
+    """The kernel's function that dropped it."""
+    ethernet: bool = True
+    partial_checksum: bool = False
+
+
+@dataclass(frozen=True)
+class Loss:
+    """How often something was lost in one place for one reason; exact."""
+
+    kind: str
+    interface: str
+    reason: str
+    place: str
+    frames: int
+
+
+class Recorder:
+    """Loaded and attached; use `the_recorder()`."""
+
+    def __init__(self) -> None:
+        from lab import bpf
+
+        self._stack = ExitStack()
+        with journal():  # the lab's own program is no news
+            self._program: Program = self._stack.enter_context(bpf.load(instruments.path("recorder")))
+            for each in self._program.programs.values():
+                self._stack.enter_context(each.attach())
+        self._interfaces: dict[tuple[int, int], str] = {}
+        self._reasons: dict[str, dict[int, str]] = {}
+
+    def close(self) -> None:
+        """Detaches and unloads."""
+        self._stack.close()
+
+    @property
+    def position(self) -> int:
+        """How many records were ever written."""
+        return int(self._program.globals["next"])
+
+    @property
+    def is_recording(self) -> bool:
+        """Whether anything is written now."""
+        return bool(self._program.globals["recording"])
+
+    def pause(self) -> None:
+        """Writes nothing until `resume`."""
+        self._program.globals["recording"] = 0
+
+    def resume(self) -> None:
+        """Goes on."""
+        self._program.globals["recording"] = 1
+
+    @contextmanager
+    def watching(self, net: Network) -> Iterator[Recorder]:
+        """Records what happens in the namespaces of a network that is up."""
+        watched, losses = self._program.maps["watched"], self._program.maps["losses"]
+        numbers = {netns.identity(each.netns_fd)[1]: each for each in net.namespaces}
+        losses.clear()
+        for number, namespace in numbers.items():
+            watched[number] = 1
+            self._interfaces[number, 0] = namespace.name
+            self._interfaces.update({(number, each.ifindex): each.name for each in namespace.interfaces})
+        self.resume()
+        try:
+            yield self
+        finally:
+            self.pause()
+            for number in numbers:
+                del watched[number]
+            self._interfaces.clear()
+
+    def records(self, start: int, end: int | None = None) -> list[Seen]:
+        """What was written from a position on, as far as it was not overwritten since."""
+        end = self.position if end is None else end
+        ring = self._program.maps["ring"]
+        start = max(start, self.position - len(ring))
+        to_epoch_ns = time.time_ns() - time.monotonic_ns()
+        rows = (ring[place % len(ring)] for place in range(start, end))
+        return [self._seen(row, to_epoch_ns) for row in rows if not self._is_needless(row)]
+
+    def losses(self) -> list[Loss]:
+        """Everything that was lost since the network is watched, the most first."""
+        found = [
+            Loss(_kind(key), self._name(key), self._reason(key), symbols.function_at(key.place), frames)
+            for key, frames in self._program.maps["losses"].items()
+        ]
+        told = [each for each in found if not each.place.startswith(NEEDLESS)]
+        return sorted(told, key=lambda each: -each.frames)
+
+    def _is_needless(self, row: Any) -> bool:
+        """A netlink message that nobody listened to is no frame."""
+        return bool(row.place) and symbols.function_at(row.place).startswith(NEEDLESS)
+
+    def _seen(self, row: Any, to_epoch_ns: int) -> Seen:
+        raw, length = bytes(row.frame[: row.kept]), row.length
+        if row.vlan_proto and not row.no_ethernet:
+            raw = raw[:VLAN_AT] + row.vlan_proto.to_bytes(2, "big") + row.vlan_tci.to_bytes(2, "big") + raw[VLAN_AT:]
+            length += 4
+        return Seen(
+            time_ns=row.time_ns + to_epoch_ns,
+            kind=_kind(row),
+            interface=self._name(row),
+            raw=raw,
+            length=length,
+            skb=row.skb,
+            reason=self._reason(row),
+            place=symbols.function_at(row.place),
+            ethernet=not row.no_ethernet,
+            partial_checksum=bool(row.partial_checksum),
+        )
+
+    def _name(self, row: Any) -> str:
+        return self._interfaces.get((row.netns, row.ifindex)) or f"ifindex {row.ifindex}"
+
+    def _reason(self, row: Any) -> str:
+        kind = _kind(row)
+        if kind == "dropped":
+            return self._named(row.reason, *DROP_REASONS)
+        if kind == "exception":
+            return "XDP_" + self._named(row.reason, *XDP_ACTIONS)
+        if kind in ("redirect refused", "xmit refused"):
+            return _errno_name(row.reason)
+        return ""
+
+    def _named(self, number: int, enum: str, prefix: str) -> str:
+        from lab.bpf.kernel_types import enumerators
+
+        if enum not in self._reasons:
+            self._reasons[enum] = enumerators(enum)
+        return self._reasons[enum].get(number, str(number)).removeprefix(prefix)
+
+
+def _kind(row: Any) -> str:
+    return str(row.kind.name).lower().replace("xdp_", "").replace("_", " ")
+
+
+def _errno_name(number: int) -> str:
+    import errno
+
+    return errno.errorcode.get(number, str(number)) if number else ""
+
+
+_recorder: Recorder | None = None
+_refused = ""
+
+
+def the_recorder() -> Recorder | None:
+    """The one of this process, loaded at the first call; None where the kernel refuses it (no BTF, before 5.10)."""
+    global _recorder, _refused
+    if _recorder is None and not _refused:
+        try:
+            _recorder = Recorder()
+        except LabError as error:
+            _refused = str(error)
+    return _recorder
+
+
+def why_not() -> str:
+    """Why there is no recorder, "" where there is."""
+    return _refused
+
+
+def end() -> None:
+    """Takes the recorder off; a later call of `the_recorder` loads it anew."""
+    global _recorder
+    if _recorder is not None:
+        _recorder.close()
+        _recorder = None
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Inside of it nothing is recorded: what floods or measures has the machine to itself."""
+    if _recorder is None or not _recorder.is_recording:
+        yield
+        return
+    _recorder.pause()
+    try:
+        yield
+    finally:
+        _recorder.resume()
+
+
+def names(seen: Sequence[Seen]) -> list[str]:
+    """The interfaces at which something was seen, in the order of time."""
+    return list(dict.fromkeys(each.interface for each in seen))
