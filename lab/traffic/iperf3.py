@@ -47,56 +47,72 @@ class Iperf3Result:
     raw: Mapping[str, Any]
 
 
-def run_iperf3(
-    net: Network,
-    client: str,
-    server: str,
-    *,
-    protocol: str = "tcp",
-    seconds: int = 1,
-    reverse: bool = False,
-    parallel: int = 1,
-    ip: int = 4,
-    bits_per_second: float | None = None,
-) -> Iperf3Result:
-    """One run from `client` to `server`, or back, with `reverse`; whole seconds, as iperf3 counts them.
+@dataclass(frozen=True)
+class Iperf3Options:
+    """What a run may say. Refused, when it is made: what iperf3 does not take, in whole seconds as it counts them."""
 
-    `bits_per_second` limits each stream (UDP: 1 Mbit/s when left out, as iperf3 does). FeatureMissing without iperf3;
-    TrafficError in iperf3's own words when it failed: its exit status is not trusted, 3.12 exits 0 with -J.
+    protocol: str = "tcp"
+    seconds: int = 1
+    reverse: bool = False
+    parallel: int = 1
+    ip: int = 4
+    bits_per_second: float | None = None
+    """The limit of each stream; UDP has 1 Mbit/s when it is left out, as iperf3 has it."""
+    omitted_seconds: int = 0
+    """Before those that count: a slow start, a burst. iperf3 3.12 counts what UDP lost in them all the same."""
+    port: int = PORT
+    """Runs side by side need one each."""
+
+    def __post_init__(self) -> None:
+        if self.protocol not in ("tcp", "udp"):
+            raise TrafficError(f"iperf3: protocol {self.protocol!r} is neither tcp nor udp")
+        if not 1 <= self.parallel <= MOST_PARALLEL:
+            raise TrafficError(f"iperf3: parallel={self.parallel!r} is not between 1 and {MOST_PARALLEL}")
+        for name, least, most in (("seconds", 1, 120), ("omitted_seconds", 0, 60)):  # 0 seconds is for ever to it
+            number = getattr(self, name)
+            if int(number) != number or not least <= number <= most:
+                raise TrafficError(f"iperf3: {name}={number!r} is not a whole number from {least} to {most}")
+
+    def arguments(self, target: str) -> list[str]:
+        """Of the client."""
+        said = ["-J", "-c", target, "-p", str(self.port), "-t", str(int(self.seconds)), "-P", str(self.parallel)]
+        said += ["--connect-timeout", str(CONNECT_MS)]
+        said += ["-O", str(int(self.omitted_seconds))] * (self.omitted_seconds > 0)
+        said += ["-u"] * (self.protocol == "udp") + ["-R"] * self.reverse
+        return said + (["-b", f"{self.bits_per_second:.0f}"] if self.bits_per_second else [])
+
+
+def run_iperf3(net: Network, client: str, server: str, **options: Any) -> Iperf3Result:
+    """One run from `client` to `server`, or back, with `reverse`; the options are Iperf3Options.
+
+    FeatureMissing without iperf3; TrafficError in iperf3's own words when it failed: its exit status is not trusted,
+    3.12 exits 0 with -J.
     """
-    if protocol not in ("tcp", "udp"):
-        raise TrafficError(f"iperf3: protocol {protocol!r} is neither tcp nor udp")
-    if not 1 <= parallel <= MOST_PARALLEL:
-        raise TrafficError(f"iperf3: parallel={parallel!r} is not between 1 and {MOST_PARALLEL}")
-    if int(seconds) != seconds or not 1 <= seconds <= 120:
-        raise TrafficError(f"iperf3: seconds={seconds!r} is not a whole number from 1 to 120")  # 0 means for ever to it
+    wanted = Iperf3Options(**options)
     program = shutil.which("iperf3")
     if not program:
         raise FeatureMissing("run iperf3: it is not installed", mend="apt-get install iperf3")
-    target = str(net.topology.address(server, ip))
-    arguments = [program, "-J", "-c", target, "-p", str(PORT), "-t", str(int(seconds)), "-P", str(parallel)]
-    arguments += ["--connect-timeout", str(CONNECT_MS)]
-    arguments += ["-u"] * (protocol == "udp") + ["-R"] * reverse
-    arguments += ["-b", f"{bits_per_second:.0f}"] if bits_per_second else []
+    target = str(net.topology.address(server, wanted.ip))
     listening = net[server.partition("/")[0]].popen(
-        [program, "-s", "-1", "-p", str(PORT)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        [program, "-s", "-1", "-p", str(wanted.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     started = [listening]
     try:
-        _await_listener(listening)
+        _await_listener(listening, wanted.port)
+        arguments = [program, *wanted.arguments(target)]
         talking = net[client.partition("/")[0]].popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         started.append(talking)
-        output = _output(talking, seconds + GRACE_S)
+        output = _output(talking, wanted.omitted_seconds + wanted.seconds + GRACE_S)
     finally:
         for each in started:
             with each:
                 each.kill()
-    return _result(protocol, output)
+    return _result(wanted.protocol, output)
 
 
-def _await_listener(process: subprocess.Popen[Any]) -> None:
+def _await_listener(process: subprocess.Popen[Any], port: int) -> None:
     """A connection to try it would use up the one that -1 allows, so the kernel's list of sockets is read."""
-    wanted = f":{PORT:04X} "
+    wanted = f":{port:04X} "
 
     def listens() -> bool:
         if process.poll() is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -172,12 +173,23 @@ def test_iperf3_runs_in_parallel_over_ipv6(net: Network) -> None:
     assert result.bits_per_second > 1e8
 
 
+def test_iperf3_runs_side_by_side(net: Network) -> None:
+    """Each on its port; seconds that are omitted come before those that count."""
+    with ThreadPoolExecutor() as pool:
+        runs = [pool.submit(net.iperf3, "client", "server", port=port, omitted_seconds=1) for port in (5201, 5202)]
+    for run in runs:
+        intervals = [each["sum"]["omitted"] for each in run.result().raw["intervals"]]
+        assert (intervals.count(True), intervals.count(False)) == (1, 1)
+        assert 0.9 < run.result().seconds < 1.5
+
+
 def test_iperf3_refuses_what_cannot_be(net: Network) -> None:
     """Half a second, 999 streams, an unknown protocol: one sentence each, and no process."""
     for options, words in (
         ({"seconds": 0.5}, "whole number"),
         ({"parallel": 999}, "between 1 and 128"),
         ({"protocol": "sctp"}, "neither tcp nor udp"),
+        ({"omitted_seconds": -1}, "omitted_seconds=-1"),
     ):
         with pytest.raises(TrafficError, match=words):
             net.iperf3("client", "server", **options)
