@@ -6,7 +6,7 @@
  *   monitor_traffic   XDP           what comes in
  *   monitor_ingress   tc ingress    what comes in and is not of an interface with XDP; and how much reached the stack
  *   monitor_egress    tc egress     what goes out, but was not counted when it came in
- *   monitor_socket    sock_ops      state, RTT and retransmits of TCP sockets, at the side of the flow that is theirs
+ *   monitor_socket    sock_ops      process, state, RTT and retransmits of TCP sockets, at the side that is theirs
  * They watch: no packet is changed or dropped, no socket behaves otherwise.
  *
  * VERDICTS: XDP_PASS; TC_ACT_UNSPEC at tc, so that other programs have their say; 1 for sockets.
@@ -19,6 +19,14 @@
  * TOO_DEEP (over 6 IPv6 extension headers), MALFORMED (cut short or contradicting lengths), NO_ROOM (the update of
  * `flows` failed), EVENT_LOST (a connection event met a full ring buffer; the flow is counted all the same).
  *
+ * A NEW FLOW of the same ports begins where a socket connects, or where a SYN follows a FIN or a reset.
+ *
+ * RTT WITHOUT A SOCKET: `handshake_us` of a side is how long its part of the handshake took from here and back: of the
+ * answerer SYN to SYN-ACK, of the opener SYN-ACK to ACK. It holds for forwarded connections, too.
+ *
+ * KNOBS (const volatile, set before load)
+ *   loopback 1   the interface on which what goes out comes in again, so that it is counted there; 0: none is
+ *
  * MAPS
  *   flows        struct flow_key -> struct flow; 65536, or load(max_entries=...). When it is full those unused longest
  *                make room (LRU): counters of a flow that was evicted are gone, `ports` and `interfaces` keep theirs
@@ -26,18 +34,24 @@
  *   ports        what went to the port of a service, TCP or UDP, and came from it; per CPU. It is the port to which
  *                the first packet of the flow went
  *   outcomes     packets in no flow; per CPU
- *   events       ring buffer of struct event: a TCP socket that connects, was established, was closed
+ *   happenings   by enum happening: flows opened, opened anew, segments sent again; per CPU
+ *   connections  by enum kind: how often each event came about, told or lost; per CPU
+ *   processes    process id -> its name, of those that called connect() or listen()
+ *   listeners    who listens, kept with the socket: what is accepted from it inherits it
+ *   events       ring buffer of struct event: a TCP socket that connects, was established, failed, was closed
  *
- * BYTES are of frames without FCS. Packets that the kernel joined (GRO) or has yet to cut (GSO) count as those on the
- * wire; joined ones at tc ingress lack the headers that were taken out.
+ * BYTES are of frames without FCS, VLAN tags included. Packets that the kernel joined (GRO) or has yet to cut (GSO)
+ * count as those on the wire, each with its headers.
  *
  * SEVERAL CPUs: a side's counters are added to atomically. A side's socket part is written under the socket's lock.
  *
- * KERNEL 5.8 or later by the helpers it calls (ring buffer, jiffies); tried on 6.18.
+ * KERNEL 5.11 or later by the helpers it calls (bpf_get_current_task_btf); tried on 6.18.
  *
  * NOT HANDLED
  *   Network namespaces apart: the same addresses in two of them are one flow. A bridge and its ports, or an interface
  *   and its VLANs, watched together: each sees the packet come in, watch one of them. Tunnels (the outer flow is seen).
+ *   Sockets that were there before it: their flows have state by the packets' flags, and no process. Who is accepted
+ *   from a listener has the process that called listen(), whichever forked one serves it. UDP has no sockets here.
  *   XDP taken off an interface on which tc stays: its ingress is then in `interfaces` alone.
  */
 #include <stdbool.h>
@@ -50,15 +64,25 @@
 #include <lab/parse.h>
 #include <lab/tcp_state.h>
 
-#define FLOWS	     65536
-#define INTERFACES   1024
-#define PORTS	     65536
-#define HEADERS	     128 /* Ethernet, two tags, IPv6, TCP with all its options */
-#define TCP_FLAGS_AT 13	 /* RFC 9293, 3.1 */
-#define LOOPBACK     1	 /* its ifindex, in each namespace */
-#define FAMILY_IPV4  2
-#define FAMILY_IPV6  10
-#define CALLBACKS    (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+#define FLOWS	      65536
+#define INTERFACES    1024
+#define PORTS	      65536
+#define HEADERS	      128 /* Ethernet, two tags, IPv6, TCP with all its options */
+#define TCP_LENGTH_AT 12  /* RFC 9293, 3.1: the header's, in words, in the upper half of the byte */
+#define TCP_FLAGS_AT  13
+#define UDP_BYTES     8
+#define VLAN_BYTES    4
+#define FLAG_FIN      0x01
+#define FLAG_SYN      0x02
+#define FLAG_RST      0x04
+#define FLAG_ACK      0x10
+#define PROCESSES     16384
+#define NAME_BYTES    16 /* TASK_COMM_LEN */
+#define FAMILY_IPV4   2
+#define FAMILY_IPV6   10
+#define CALLBACKS     (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+
+const volatile __u32 loopback = 1; /* its ifindex, in each namespace */
 
 enum layer {
 	XDP,
@@ -80,7 +104,17 @@ enum kind {
 	CONNECTING,
 	CONNECTED,
 	ACCEPTED,
+	FAILED, /* before it was established */
 	CLOSED,
+	KINDS,
+};
+
+enum happening {
+	FLOW_OPENED,
+	TCP_FLOW_OPENED, /* of these */
+	FLOW_REPLACED,	 /* opened anew, with the ports of a former one */
+	SEGMENT_RETRANSMITTED,
+	HAPPENINGS,
 };
 
 /* The end with the lower address (then port) comes first, so that both directions have one key. */
@@ -101,14 +135,19 @@ struct side {
 	enum tcp_state state : 8; /* NO_STATE: no socket of ours */
 	__u8 flags;		  /* all TCP flags it ever set */
 	__u16 reserved;
+	__u32 handshake_us; /* 0: not seen */
+	__u32 process;	    /* its id as the first namespace has it; 0: not known */
 	__u32 reserved2;
 };
 
 struct flow {
-	__u64 first_ns; /* CLOCK_MONOTONIC, as of the tick before */
-	__u64 last_ns;
-	__u32 ifindex; /* where it was seen first; 0: a socket was earlier than its first packet */
-	__u32 opener;  /* the side of the first packet: 0 lower, 1 upper */
+	__u64 first_ns; /* CLOCK_MONOTONIC */
+	__u64 last_ns;	/* as of the tick before */
+	__u64 asked_ns; /* when the SYN or SYN-ACK came by that waits for its answer; 0: none does */
+	__u32 ifindex;	/* where it was seen first; 0: a socket was earlier than its first packet */
+	__u8 opener;	/* the side of the first packet: 0 lower, 1 upper */
+	__u8 asker;	/* whose it is that `asked_ns` is the time of */
+	__u16 reserved;
 	struct side sides[2];
 };
 
@@ -116,8 +155,10 @@ struct event {
 	enum kind kind;
 	__u32 side; /* whose socket it is */
 	__u64 at_ns;
+	__u64 first_ns; /* of the flow */
 	struct flow_key key;
 	struct side socket;
+	__u8 process[NAME_BYTES]; /* as it called itself: any bytes */
 };
 const struct event *kept_for_btf __attribute__((unused));
 
@@ -171,9 +212,47 @@ struct {
 } outcomes SEC(".maps");
 
 struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, HAPPENINGS);
+	__type(key, enum happening);
+	__type(value, __u64);
+} happenings SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, KINDS);
+	__type(key, enum kind);
+	__type(value, __u64);
+} connections SEC(".maps");
+
+struct name {
+	__u8 bytes[NAME_BYTES];
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, PROCESSES);
+	__type(key, __u32);
+	__type(value, struct name);
+} processes SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_SK_STORAGE);
+	__uint(map_flags, BPF_F_NO_PREALLOC | BPF_F_CLONE);
+	__type(key, __u32);
+	__type(value, __u32);
+} listeners SEC(".maps");
+
+struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
-	__uint(max_entries, 1 << 20);
+	__uint(max_entries, 1 << 22);
 } events SEC(".maps");
+
+struct task_struct {
+	int tgid;
+	struct task_struct *group_leader;
+	char comm[NAME_BYTES];
+} __attribute__((preserve_access_index));
 
 /* What a packet says of its flow. */
 struct news {
@@ -182,18 +261,24 @@ struct news {
 	__u32 ifindex;
 	__u32 packets; /* on the wire */
 	__u32 bytes;
+	__u32 headers; /* bytes of one packet's; 0: not TCP or UDP */
 	__u8 flags;
 };
 
 /* ---- Counting ---- */
 
 /* Atomic, although per CPU: a socket's callback under a system call may be interrupted by a packet. */
-static __always_inline void untracked(enum outcome outcome, __u32 packets)
+static __always_inline void add(void *map, __u32 key, __u32 number)
 {
-	__u64 *times = bpf_map_lookup_elem(&outcomes, &outcome);
+	__u64 *times = bpf_map_lookup_elem(map, &key);
 
 	if (times)
-		__sync_fetch_and_add(times, packets);
+		__sync_fetch_and_add(times, number);
+}
+
+static __always_inline void untracked(enum outcome outcome, __u32 packets)
+{
+	add(&outcomes, outcome, packets);
 }
 
 /* A per-CPU slot, and XDP and tc run with bottom halves disabled: nobody else writes it now. */
@@ -300,11 +385,14 @@ static __always_inline enum outcome read_packet(void *data, void *end, __u32 fra
 	}
 	news->key.protocol = pkt.protocol;
 	news->side = make_key(&news->key, &source, &dest, pkt.sport, pkt.dport);
+	if (pkt.protocol == IPPROTO_UDP)
+		news->headers = pkt.l4 - data + UDP_BYTES;
 	if (pkt.protocol != IPPROTO_TCP)
 		return OUTCOMES;
 	tcp = pkt.l4;
 	if (pkt.l4_bytes < sizeof(struct tcphdr) || (void *)(tcp + sizeof(struct tcphdr)) > pkt.end)
 		return MALFORMED;
+	news->headers = pkt.l4 - data + (tcp[TCP_LENGTH_AT] >> 4) * 4;
 	news->flags = tcp[TCP_FLAGS_AT];
 	return OUTCOMES;
 }
@@ -320,17 +408,53 @@ static __noinline struct flow *open_flow(const struct flow_key *key, __u32 ifind
 	flow.ifindex = ifindex;
 	flow.opener = opener;
 	/* NOEXIST: the other direction's first packet may be on another CPU. */
-	bpf_map_update_elem(&flows, key, &flow, BPF_NOEXIST);
+	if (!bpf_map_update_elem(&flows, key, &flow, BPF_NOEXIST)) {
+		add(&happenings, FLOW_OPENED, 1);
+		if (key->protocol == IPPROTO_TCP)
+			add(&happenings, TCP_FLOW_OPENED, 1);
+	}
 	return bpf_map_lookup_elem(&flows, key);
 }
 
+/* What comes next with these ports is another flow. */
+static __noinline int forget_flow(const struct flow_key *key)
+{
+	if (key && !bpf_map_delete_elem(&flows, key))
+		add(&happenings, FLOW_REPLACED, 1);
+	return 0;
+}
+
 /* ---- Packets ---- */
+
+static __always_inline bool is_over(const struct flow *flow)
+{
+	return (flow->sides[0].flags | flow->sides[1].flags) & (FLAG_FIN | FLAG_RST);
+}
+
+/* SYN, SYN-ACK, ACK: from here to the answerer and back, then to the opener and back. */
+static __noinline int time_handshake(struct flow *flow, __u32 side, __u32 flags)
+{
+	__u64 now_ns;
+
+	if (!flow)
+		return 0;
+	now_ns = bpf_ktime_get_ns();
+	if (flow->asked_ns && flow->asker != side && (flags & FLAG_ACK))
+		flow->sides[side & 1].handshake_us = (now_ns - flow->asked_ns) / 1000 ?: 1;
+	flow->asked_ns = flags & FLAG_SYN ? now_ns : 0;
+	flow->asker = side;
+	return 0;
+}
 
 static __always_inline void count_flow(struct news *news)
 {
 	struct flow *flow = bpf_map_lookup_elem(&flows, &news->key);
 	struct side *side;
 
+	if (flow && (news->flags & (FLAG_SYN | FLAG_ACK)) == FLAG_SYN && is_over(flow)) {
+		forget_flow(&news->key);
+		flow = NULL;
+	}
 	if (!flow) {
 		flow = open_flow(&news->key, news->ifindex, news->side);
 		if (!flow) {
@@ -345,6 +469,8 @@ static __always_inline void count_flow(struct news *news)
 	__sync_fetch_and_add(&side->bytes, news->bytes);
 	if ((side->flags | news->flags) != side->flags)
 		side->flags |= news->flags;
+	if (news->flags & FLAG_SYN || flow->asked_ns)
+		time_handshake(flow, news->side, news->flags);
 	flow->last_ns = lab_now_ns();
 	count_port(news, flow);
 }
@@ -370,25 +496,45 @@ static __always_inline bool is_counted_elsewhere(struct __sk_buff *skb, enum lay
 	if (layer == TC_INGRESS)
 		return is_watched(skb->ifindex, XDP);
 	/* What goes out of it comes in by it. */
-	if (skb->ifindex == LOOPBACK)
+	if (skb->ifindex == loopback)
 		return true;
 	if (!skb->ingress_ifindex)
 		return false;
 	return is_watched(skb->ingress_ifindex, XDP) || is_watched(skb->ingress_ifindex, TC_INGRESS);
 }
 
+/* Of all segments: at egress the kernel has worked it out, at ingress a joined packet has its headers once. */
+static __always_inline __u32 wire_bytes(const struct __sk_buff *skb, enum layer layer, const struct news *news)
+{
+	__u32 tags = skb->vlan_present ? news->packets * VLAN_BYTES : 0; /* it lies beside the frame */
+
+	if (news->packets > 1 && layer == TC_EGRESS)
+		return skb->wire_len + tags;
+	return skb->len + (news->packets - 1) * news->headers + tags;
+}
+
+/* The headers may lie in the pages of the payload. */
+static __always_inline enum outcome read_skb(struct __sk_buff *skb, struct news *news)
+{
+	__u32 there = skb->data_end - skb->data;
+
+	if (there < HEADERS && there < skb->len)
+		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
+	return read_packet((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, news);
+}
+
 static __always_inline int watch_skb(struct __sk_buff *skb, enum layer layer)
 {
-	struct news news = { .ifindex = skb->ifindex, .packets = skb->gso_segs ?: 1, .bytes = skb->wire_len };
-	enum outcome outcome;
+	struct news news = { .ifindex = skb->ifindex, .packets = skb->gso_segs ?: 1 };
+	bool elsewhere = is_counted_elsewhere(skb, layer);
+	enum outcome outcome = OUTCOMES;
 
+	if (!elsewhere || (news.packets > 1 && layer == TC_INGRESS))
+		outcome = read_skb(skb, &news);
+	news.bytes = wire_bytes(skb, layer, &news);
 	count_interface(news.ifindex, layer, news.packets, news.bytes);
-	if (is_counted_elsewhere(skb, layer))
+	if (elsewhere)
 		return TC_ACT_UNSPEC;
-	/* The headers may lie in the pages of the payload. */
-	if ((__u32)(skb->data_end - skb->data) < HEADERS && (__u32)(skb->data_end - skb->data) < skb->len)
-		bpf_skb_pull_data(skb, skb->len < HEADERS ? skb->len : HEADERS);
-	outcome = read_packet((void *)(long)skb->data, (void *)(long)skb->data_end, skb->len, &news);
 	if (outcome == OUTCOMES)
 		count_flow(&news);
 	else
@@ -436,10 +582,25 @@ static __always_inline bool read_socket(struct bpf_sock_ops *ctx, struct flow_ke
 	return true;
 }
 
-static __always_inline void announce(enum kind kind, __u32 side, const struct flow_key *key, const struct side *socket)
+/* Under connect() and listen(), who calls is the process; under a packet's callback it is anybody. */
+static __always_inline __u32 note_process(void)
+{
+	struct task_struct *leader = bpf_get_current_task_btf()->group_leader;
+	__u32 process = leader->tgid;
+	struct name name = {};
+
+	bpf_probe_read_kernel(name.bytes, sizeof(name.bytes), leader->comm);
+	bpf_map_update_elem(&processes, &process, &name, BPF_ANY);
+	return process;
+}
+
+static __always_inline void announce(enum kind kind, __u32 side, const struct flow_key *key, const struct flow *flow)
 {
 	struct event *event = bpf_ringbuf_reserve(&events, sizeof(*event), 0);
+	__u32 process = flow->sides[side & 1].process;
+	struct name *name;
 
+	add(&connections, kind, 1);
 	if (!event) {
 		untracked(EVENT_LOST, 1);
 		return;
@@ -447,13 +608,38 @@ static __always_inline void announce(enum kind kind, __u32 side, const struct fl
 	event->kind = kind;
 	event->side = side;
 	event->at_ns = bpf_ktime_get_ns();
+	event->first_ns = flow->first_ns;
 	event->key = *key;
-	event->socket = *socket;
+	event->socket = flow->sides[side & 1];
+	name = bpf_map_lookup_elem(&processes, &process);
+	if (name)
+		__builtin_memcpy(event->process, name->bytes, NAME_BYTES);
+	else
+		__builtin_memset(event->process, 0, NAME_BYTES);
 	bpf_ringbuf_submit(event, 0);
 }
 
-static __always_inline void note_socket(struct bpf_sock_ops *ctx, __u32 state)
+/* KINDS: nothing to tell. */
+static __always_inline enum kind kind_of(struct bpf_sock_ops *ctx)
 {
+	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		return CONNECTING;
+	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
+		return CONNECTED;
+	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
+		return ACCEPTED;
+	case BPF_SOCK_OPS_STATE_CB:
+		if (ctx->args[1] != CLOSE)
+			return KINDS;
+		return ctx->args[0] == SYN_SENT || ctx->args[0] == SYN_RECV ? FAILED : CLOSED;
+	}
+	return KINDS;
+}
+
+static __always_inline void note_socket(struct bpf_sock_ops *ctx, __u32 state, __u32 process)
+{
+	enum kind kind = kind_of(ctx);
 	struct flow_key key = {};
 	struct flow *flow;
 	struct side *socket;
@@ -461,12 +647,11 @@ static __always_inline void note_socket(struct bpf_sock_ops *ctx, __u32 state)
 
 	if (!read_socket(ctx, &key, &side))
 		return;
-	/* The 5-tuple of a former connection is a new flow. */
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		bpf_map_delete_elem(&flows, &key);
+	if (kind == CONNECTING)
+		forget_flow(&key);
 	flow = bpf_map_lookup_elem(&flows, &key);
 	if (!flow) {
-		flow = open_flow(&key, 0, ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB ? !side : side);
+		flow = open_flow(&key, 0, kind == ACCEPTED ? !side : side);
 		if (!flow) {
 			untracked(NO_ROOM, 0);
 			return;
@@ -476,35 +661,60 @@ static __always_inline void note_socket(struct bpf_sock_ops *ctx, __u32 state)
 	socket->state = state;
 	socket->srtt_us = ctx->srtt_us >> 3;
 	socket->retransmits = ctx->total_retrans;
-	if (ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB)
-		announce(CONNECTING, side, &key, socket);
-	else if (ctx->op == BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB)
-		announce(CONNECTED, side, &key, socket);
-	else if (ctx->op == BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB)
-		announce(ACCEPTED, side, &key, socket);
-	else if (state == CLOSE)
-		announce(CLOSED, side, &key, socket);
+	if (process)
+		socket->process = process;
+	if (kind != KINDS)
+		announce(kind, side, &key, flow);
+}
+
+/* A socket has one set of flags for all programs: they are added to and never taken away. */
+static __always_inline void call_back(struct bpf_sock_ops *ctx)
+{
+	bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
+}
+
+static __always_inline void note_listener(struct bpf_sock_ops *ctx)
+{
+	__u32 process = note_process();
+
+	if (ctx->sk)
+		bpf_sk_storage_get(&listeners, ctx->sk, &process, BPF_SK_STORAGE_GET_F_CREATE);
+}
+
+static __always_inline __u32 listener_of(struct bpf_sock_ops *ctx)
+{
+	__u32 *process = ctx->sk ? bpf_sk_storage_get(&listeners, ctx->sk, NULL, 0) : NULL;
+
+	return process ? *process : 0;
 }
 
 SEC("sockops")
 int monitor_socket(struct bpf_sock_ops *ctx)
 {
 	switch (ctx->op) {
+	case BPF_SOCK_OPS_TCP_LISTEN_CB:
+		note_listener(ctx);
+		break;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
+		call_back(ctx);
+		note_socket(ctx, SYN_SENT, note_process());
+		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
-		/* A socket has one set of flags for all programs: they are added to and never taken away. */
-		bpf_sock_ops_cb_flags_set(ctx, ctx->bpf_sock_ops_cb_flags | CALLBACKS);
-		note_socket(ctx, ctx->op == BPF_SOCK_OPS_TCP_CONNECT_CB ? SYN_SENT : ESTABLISHED);
+		call_back(ctx);
+		note_socket(ctx, ESTABLISHED, listener_of(ctx));
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		note_socket(ctx, ESTABLISHED);
+		note_socket(ctx, ESTABLISHED, 0);
+		break;
+	case BPF_SOCK_OPS_RETRANS_CB:
+		add(&happenings, SEGMENT_RETRANSMITTED, ctx->args[1]);
+		note_socket(ctx, ctx->state, 0);
 		break;
 	case BPF_SOCK_OPS_RTT_CB:
-	case BPF_SOCK_OPS_RETRANS_CB:
-		note_socket(ctx, ctx->state);
+		note_socket(ctx, ctx->state, 0);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		note_socket(ctx, ctx->args[1]);
+		note_socket(ctx, ctx->args[1], 0);
 		break;
 	}
 	return 1;
