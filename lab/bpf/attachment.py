@@ -13,7 +13,7 @@ from typing import Any, Protocol, Self
 from lab.errors import AttachError
 from lab.model import aftermath
 from lab.model.action import Direction, Mode
-from lab.model.journal import note
+from lab.model.journal import note, step
 
 HOOKS = {
     "xdp": "xdp",
@@ -83,6 +83,7 @@ class Attachment:
     def detach(self) -> None:
         """Detaches; a second call does nothing."""
         self.replace = None
+        step("detach", attachment=self)
         self.undo.close()
 
     def update(self, program: Attachable) -> None:
@@ -141,6 +142,7 @@ def attach(
     _check_options(program, chosen, module.OPTIONS)
     made: Attachment = module.attach(program, target, **chosen)
     made._note()
+    step("attach", program=program, target=target, options=chosen, attachment=made)
     return made
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from lab.bpf.layout import Layout
 from lab.errors import MapError
 from lab.kernel import bpf
+from lab.model.journal import step
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Globals(MutableMapping[str, Any]):
         except MapError as error:
             raise MapError(f"global {name}: {error.what}", mend=error.mend) from None
         self._mapped(place)[place.offset : place.offset + len(raw)] = raw
+        step("write_global", globals=self, name=name, value=raw)
 
     def __delitem__(self, name: str) -> None:
         raise MapError(f"delete the global {name}: a variable stays")

@@ -25,7 +25,7 @@ from lab.bpf.program import Facts, Loaded, Maps, Program
 from lab.errors import FeatureMissing, LoadError, MapError, NeedsRoot
 from lab.kernel import bpf, libbpf, netns
 from lab.kernel.libbpf_object import BpfObject, ObjectProgram, Refused, log_room, log_text, survives_opening
-from lab.model.journal import note
+from lab.model.journal import note, step
 
 STATISTICS = 4
 """Log level of the verifier: the figures in its last lines, and the sentence of a rejection."""
@@ -61,6 +61,7 @@ def load_file(path: Path, wishes: Wishes) -> Program:
     except _Rejected:
         program = _Loading(file, path, wishes, WHOLE_LOG).run()
     if path.resolve().parent != OWN_PROGRAMS:
+        step("load", program=program, source=path, wishes=wishes)
         for each in program.programs.values():
             note("program", {**each.facts.as_dict(), "stem": program.stem})
     return program

@@ -18,6 +18,7 @@ from lab.bpf.record import PerCpu, add
 from lab.bpf.show import shorten, show_entries
 from lab.errors import MapError, NeedsRoot
 from lab.kernel import bpf, libbpf
+from lab.model.journal import step
 
 if TYPE_CHECKING:
     from lab.bpf.matcher import Eventually
@@ -132,11 +133,15 @@ class Table(Map, MutableMapping[Any, Any]):
         return self._decode_values(raw)[0]
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        self._call("write", key, bpf.map_update, self._encode_key(key), self._encoded(key, value))
+        raw_key, raw = self._encode_key(key), self._encoded(key, value)
+        self._call("write", key, bpf.map_update, raw_key, raw)
+        step("write", map=self, key=raw_key, value=raw, given=value)
 
     def __delitem__(self, key: Any) -> None:
+        raw_key = self._encode_key(key)
         try:
-            bpf.map_delete(self.fd, self._encode_key(key))
+            bpf.map_delete(self.fd, raw_key)
+            step("delete", map=self, key=raw_key)
         except OSError as error:
             if error.errno == errno.ENOENT:
                 raise KeyError(key) from None
@@ -147,8 +152,9 @@ class Table(Map, MutableMapping[Any, Any]):
 
     def insert(self, key: Any, value: Any) -> None:
         """Writes an entry that must not be there yet (BPF_NOEXIST); MapError "File exists" when it is."""
-        raw = self._encoded(key, value)
-        self._call("insert", key, bpf.map_update, self._encode_key(key), raw, bpf.BPF_NOEXIST)
+        raw_key, raw = self._encode_key(key), self._encoded(key, value)
+        self._call("insert", key, bpf.map_update, raw_key, raw, bpf.BPF_NOEXIST)
+        step("write", map=self, key=raw_key, value=raw, given=value)
 
     # All entries.
 
@@ -188,6 +194,7 @@ class Table(Map, MutableMapping[Any, Any]):
 
     def clear(self) -> None:
         """Deletes all entries; of an array, sets all to zero."""
+        step("clear", map=self)
         if self.facts.type in ARRAYS:
             self._zero()
             return
@@ -270,6 +277,7 @@ class Table(Map, MutableMapping[Any, Any]):
             raise self._refused("list", None, error) from error
 
     def _write_batch(self, keys: bytes, values: bytes, count: int, before: int) -> None:
+        step("write_many", map=self, keys=keys, values=values, count=count)
         try:
             bpf.map_update_batch(self.fd, keys, values, count)
         except bpf.StoppedAfter as error:

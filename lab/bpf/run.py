@@ -12,6 +12,7 @@ from lab.bpf.context import CONTEXTS, FLOW_KEYS, Context, decode_context, encode
 from lab.errors import NeedsRoot, RunError
 from lab.kernel import bpf, libbpf, netns
 from lab.model.action import Action
+from lab.model.journal import step
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
@@ -75,7 +76,9 @@ def run(
     with netns.inside(ingress.netns_fd) if ingress is not None else nullcontext():
         rounds = [_run_once(program, raw, given) for _ in range(repeat)]
     spent_ns = sum(each.duration_ns for each in rounds)
-    return _result(program.type, rounds[-1], round(spent_ns / repeat))
+    result = _result(program.type, rounds[-1], round(spent_ns / repeat))
+    step("run", program=program, frame=raw, context=given, ingress=ingress, repeat=repeat, result=result)
+    return result
 
 
 def run_many(program: Program, frames: Iterable[Any]) -> list[RunResult]:
@@ -83,11 +86,13 @@ def run_many(program: Program, frames: Iterable[Any]) -> list[RunResult]:
     if program.type in NO_FRAME:
         raise RunError(f"run {program.name} on frames: programs of type {program.type} take none")
     fd, kind = program.fd, program.type
-    raw = (_frame_bytes(program, frame) for frame in frames)
+    raw = [_frame_bytes(program, frame) for frame in frames]
     try:
-        return [_result(kind, each, each.duration_ns) for each in bpf.prog_test_runs(fd, raw)]
+        results = [_result(kind, each, each.duration_ns) for each in bpf.prog_test_runs(fd, raw)]
     except OSError as error:
         raise _refused(program, error) from error
+    step("run_many", program=program, frames=raw, results=results)
+    return results
 
 
 def _run_once(program: Program, raw: bytes, context: bytes) -> bpf.TestRun:

@@ -16,7 +16,7 @@ Source = Mapping[str, Any] | Callable[[], Mapping[str, Any]]
 
 @dataclass(frozen=True)
 class Note:
-    """One event: its kind ("topology", "program", "map_assertion", "delivery", "measurement", "failure", "evidence")."""
+    """One event: its kind ("topology", "program", "map_assertion", "delivery", "failure", "evidence", ...)."""
 
     kind: str
     source: Source

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab import instruments
 from lab.errors import LabError
-from lab.kernel import netns, symbols
+from lab.kernel import belongings, netns, symbols
 from lab.model.journal import journal
 
 if TYPE_CHECKING:
@@ -25,6 +25,9 @@ DROP_REASONS = ("skb_drop_reason", "SKB_DROP_REASON_")
 XDP_ACTIONS = ("xdp_action", "XDP_")
 NEEDLESS = ("netlink_", "__netlink_", "rtnl", "nlmsg")
 VLAN_AT = 12
+NAMESPACES = 65_536
+RING_BYTES = 2 << 20
+"""NAMESPACES and BYTES of lab/instruments/recorder.bpf.c."""
 
 
 @dataclass(frozen=True)
@@ -62,17 +65,31 @@ class Loss:
     frames: int
 
 
+@dataclass(frozen=True)
+class _Bytes:
+    """The frames' bytes, as the ring holds them: the last ones of `written`."""
+
+    ring: bytes
+    written: int
+
+    def of(self, row: Any) -> bytes:
+        """Those of one record; b"" where later ones lie over them."""
+        at = row.at % RING_BYTES
+        return self.ring[at : at + row.kept] if row.at + RING_BYTES >= self.written else b""
+
+
 class Recorder:
     """Loaded and attached; use `the_recorder()`."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, departures: bool = False) -> None:
         from lab import bpf
 
         self._stack = ExitStack()
         with journal():  # the lab's own program is no news
             self._program: Program = self._stack.enter_context(bpf.load(instruments.path("recorder")))
-            for each in self._program.programs.values():
-                self._stack.enter_context(each.attach())
+            for name, each in self._program.programs.items():
+                if departures or name != "sent":
+                    self._stack.enter_context(each.attach())
         self._interfaces: dict[tuple[int, int], str] = {}
         self._reasons: dict[str, dict[int, str]] = {}
 
@@ -105,7 +122,7 @@ class Recorder:
         numbers = {netns.identity(each.netns_fd)[1]: each for each in net.namespaces}
         losses.clear()
         for number, namespace in numbers.items():
-            watched[number] = 1
+            watched[number % NAMESPACES] = number
             self._interfaces[number, 0] = namespace.name
             self._interfaces.update({(number, each.ifindex): each.name for each in namespace.interfaces})
         self.resume()
@@ -114,7 +131,7 @@ class Recorder:
         finally:
             self.pause()
             for number in numbers:
-                del watched[number]
+                watched[number % NAMESPACES] = 0
             self._interfaces.clear()
 
     def records(self, start: int, end: int | None = None) -> list[Seen]:
@@ -123,8 +140,9 @@ class Recorder:
         ring = self._program.maps["ring"]
         start = max(start, self.position - len(ring))
         to_epoch_ns = time.time_ns() - time.monotonic_ns()
+        kept = _Bytes(self._program.globals["bytes"], self._program.globals["next_byte"])
         rows = (ring[place % len(ring)] for place in range(start, end))
-        return [self._seen(row, to_epoch_ns) for row in rows if not self._is_needless(row)]
+        return [self._seen(row, kept.of(row), to_epoch_ns) for row in rows if not self._is_needless(row)]
 
     def losses(self) -> list[Loss]:
         """Everything that was lost since the network is watched, the most first."""
@@ -139,8 +157,8 @@ class Recorder:
         """A netlink message that nobody listened to is no frame."""
         return bool(row.place) and symbols.function_at(row.place).startswith(NEEDLESS)
 
-    def _seen(self, row: Any, to_epoch_ns: int) -> Seen:
-        raw, length = bytes(row.frame[: row.kept]), row.length
+    def _seen(self, row: Any, raw: bytes, to_epoch_ns: int) -> Seen:
+        length = row.length
         if row.vlan_proto and not row.no_ethernet:
             raw = raw[:VLAN_AT] + row.vlan_proto.to_bytes(2, "big") + row.vlan_tci.to_bytes(2, "big") + raw[VLAN_AT:]
             length += 4
@@ -197,7 +215,9 @@ def the_recorder() -> Recorder | None:
     global _recorder, _refused
     if _recorder is None and not _refused:
         try:
-            _recorder = Recorder()
+            with belongings.for_life():
+                _recorder = Recorder()
+                _recorder.pause()  # maps its globals into memory: that stays, too
         except LabError as error:
             _refused = str(error)
     return _recorder
