@@ -95,5 +95,9 @@ class StoreError(LabError):
     """A stored run could not be written or read."""
 
 
+class LeakError(LabError):
+    """A test left something behind: an open descriptor, a process, a thread, memory."""
+
+
 class WaitTimeout(LabError):
     """A condition did not come true before its deadline; the message says what was waited for."""

@@ -34,6 +34,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lab-runs", metavar="DIR", help="store the run here (default: reports/runs of the project)")
     group.addoption("--no-lab-run", action="store_true", help="store no run")
     group.addoption("--keep-on-failure", action="store_true", help="keep the networks of failed tests up: `lab show`")
+    which = ("off", "lab", "all")
+    words = "after which tests to look for what they left open: none, those with a fixture of the lab (default), all"
+    group.addoption("--lab-leaks", choices=which, default="lab", help=words)
     group.addoption("--lab-blind", action="store_true", help="run each scenario with its programs blind: `lab blind`")
 
 
@@ -46,6 +49,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.keep import Keeping
 
         config.pluginmanager.register(Keeping(), "bpflab-keeping")
+    if config.getoption("--lab-leaks") != "off":
+        from lab.plugin.leaks import Leaks
+
+        config.pluginmanager.register(Leaks(every=config.getoption("--lab-leaks") == "all"), "bpflab-leaks")
     if config.getoption("--lab-blind"):
         from lab.plugin.blind import Blind
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from lab.bpf import blind
 from lab.bpf.layout import Layout
 from lab.bpf.map import Facts, Map
 from lab.errors import MapError, WaitTimeout
@@ -33,7 +34,7 @@ class EventMap(Map):
         """
         layout, reader = self._layout(type), self._buffer()
         wanted = 1 if count is None else count
-        if not reader.wait(wanted, within_s):
+        if not reader.wait(wanted, blind.patience_s(within_s)):
             came = [show for show in map(repr, self._decoded(layout, reader.peek()))]
             raise WaitTimeout(
                 f"waited {within_s:g} s in vain for: {wanted} event{'s' * (wanted != 1)} of {self.name}; "

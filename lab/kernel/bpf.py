@@ -16,6 +16,8 @@ from ctypes import c_char_p, c_uint32, c_uint64, c_void_p
 from dataclasses import dataclass
 from pathlib import Path
 
+from lab.kernel import origin
+
 SYS_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "s390x": 351, "ppc64le": 361}.get(platform.machine(), 321)
 
 MAP_CREATE, MAP_LOOKUP_ELEM, MAP_UPDATE_ELEM, MAP_DELETE_ELEM, MAP_GET_NEXT_KEY = range(5)
@@ -25,6 +27,8 @@ PROG_QUERY, RAW_TRACEPOINT_OPEN = 16, 17
 MAP_LOOKUP_AND_DELETE_ELEM = 21
 MAP_LOOKUP_BATCH, MAP_LOOKUP_AND_DELETE_BATCH, MAP_UPDATE_BATCH, MAP_DELETE_BATCH = 24, 25, 26, 27
 LINK_CREATE, LINK_UPDATE, ENABLE_STATS, ITER_CREATE, LINK_DETACH = 28, 29, 32, 33, 34
+GIVING_DESCRIPTORS = frozenset((0, 5, 7, 13, 14, 17, 18, 19, 28, 30, 32, 33))
+"""Commands whose result is a new descriptor: MAP_CREATE, PROG_LOAD, OBJ_GET, *_GET_FD_BY_ID, *_OPEN, BTF_LOAD, ..."""
 
 BPF_ANY, BPF_NOEXIST, BPF_EXIST = 0, 1, 2
 F_TEST_XDP_LIVE_FRAMES = 1 << 1
@@ -40,7 +44,8 @@ _syscall.restype = ctypes.c_int
 def bpf(command: int, attributes: bytearray) -> int:
     """The system call itself; `attributes` is read and written in place."""
     buffer = (ctypes.c_char * len(attributes)).from_buffer(attributes)
-    return _call(command, buffer, len(attributes))
+    result = _call(command, buffer, len(attributes))
+    return origin.descriptor(result) if command in GIVING_DESCRIPTORS else result
 
 
 def _call(command: int, attributes: ctypes.Structure | ctypes.Array[ctypes.c_char], size: int) -> int:

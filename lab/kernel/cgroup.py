@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Self
 
 from lab.errors import FeatureMissing, LabError, NeedsRoot
-from lab.kernel import mounts
+from lab.kernel import mounts, origin
 from lab.wait import wait_until
 
 CGROUP2_SUPER_MAGIC = 0x63677270  # linux/magic.h
@@ -62,7 +62,7 @@ class Cgroup:
             raise NeedsRoot(f"make {self.path}", kernel=error.strerror or "", mend="run it as root (sudo)") from error
         except OSError as error:
             raise LabError(f"make {self.path}", kernel=error.strerror or "") from error
-        self.cgroup_fd = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.cgroup_fd = origin.descriptor(os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
     def add(self, pid: int) -> None:
         """Moves a process here, with all its threads; sockets it has already stay where they were."""

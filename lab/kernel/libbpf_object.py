@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from lab.kernel import libbpf
+from lab.kernel import libbpf, origin
 
 
 class Refused(OSError):
@@ -143,6 +143,8 @@ class BpfObject:
         result = libbpf.library().bpf_object__load(self._handle)
         if result:
             raise Refused(libbpf.error_of(result), said)
+        for made in [each.fd for each in self.programs.values()] + [each.fd for each in self.maps]:
+            origin.descriptor(made)
 
     def close(self) -> None:
         """Closes every descriptor; a second time does nothing."""

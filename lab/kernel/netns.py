@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.errors import NeedsRoot, NetworkError
+from lab.kernel import origin
 from lab.wait import wait_until
 
 CLONE_NEWNET = 0x40000000
@@ -27,7 +28,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def open_current() -> int:
     """A new descriptor of the calling thread's namespace; the caller closes it."""
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    return origin.descriptor(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
 
 
 def open_of_socket(sock: socket.socket) -> int:

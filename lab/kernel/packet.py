@@ -10,6 +10,8 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from lab.kernel import origin
+
 SOL_PACKET, PACKET_STATISTICS, PACKET_AUXDATA, PACKET_IGNORE_OUTGOING = 263, 6, 8, 23
 SO_ATTACH_FILTER, SO_DETACH_FILTER, SO_RCVBUFFORCE, SO_TIMESTAMPNS = 26, 27, 33, 35
 ETH_P_ALL = 3
@@ -39,6 +41,7 @@ class Frame:
 def open_sender(interface: str) -> socket.socket:
     """A socket whose `send` puts a whole frame onto an interface of this thread's namespace; it receives none."""
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC, 0)
+    origin.descriptor(made.fileno())
     try:
         made.bind((interface, 0))
     except OSError:
@@ -53,6 +56,7 @@ def open_receiver(interface: str, *, outgoing: bool = True, listening: bool = Tr
     `outgoing` False leaves out what the interface sends; with `listening` False it keeps nothing until `listen`.
     """
     made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+    origin.descriptor(made.fileno())
     try:
         made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER_BYTES)
         made.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)

@@ -9,6 +9,8 @@ import platform
 import struct
 from dataclasses import dataclass
 
+from lab.kernel import origin
+
 PERF_EVENT_OPEN = {"x86_64": 298, "aarch64": 241, "riscv64": 241, "s390x": 331, "ppc64le": 319}.get(
     platform.machine(), 298
 )
@@ -43,7 +45,7 @@ class Event:
         if result < 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
-        return result
+        return origin.descriptor(result)
 
 
 def set_program(event_fd: int, program_fd: int) -> None:

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
-from lab.kernel import netns
+from lab.kernel import netns, origin
 
 PR_SET_PDEATHSIG = 1
 
@@ -28,8 +28,11 @@ def spawn(netns_fd: int, argv: Sequence[str], **options: Any) -> subprocess.Pope
     lives as long as the process does.
     """
     if threading.current_thread() is threading.main_thread():
-        return _spawn(netns_fd, argv, options)
-    return _long_lived().submit(_spawn, netns_fd, argv, options).result()
+        made = _spawn(netns_fd, argv, options)
+    else:
+        made = _long_lived().submit(_spawn, netns_fd, argv, options).result()
+    origin.process(made.pid)
+    return made
 
 
 def kill(process: subprocess.Popen[Any]) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.errors import WaitTimeout
-from lab.kernel import netlink, netns
+from lab.kernel import belongings, netlink, netns
 from lab.kernel.netlink import Request, RouteSocket
 
 LOOPBACK_IFINDEX, IFF_UP = 1, 1
@@ -73,7 +73,7 @@ def _canary_socket() -> socket.socket:
     """One for the process, in a namespace that has nothing but its loopback."""
     global _canary
     if _canary is None or _canary.fileno() < 0:
-        with netns.restored():
+        with belongings.for_life(), netns.restored():
             netns.unshare()
             _set_up_loopback()
             _canary = socket.socket(socket.AF_INET, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)

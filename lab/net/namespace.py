@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ParamSpec, TypeVar
 
 from lab.errors import NetworkError
-from lab.kernel import netlink, netns, process, sysctl
+from lab.kernel import netlink, netns, origin, process, sysctl
 from lab.kernel.netlink import Request, RouteSocket
 from lab.net import readiness
 from lab.net.layout import InterfaceSpec

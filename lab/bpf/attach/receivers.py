@@ -17,7 +17,7 @@ from functools import cache
 from typing import Any
 
 from lab.errors import LabError
-from lab.kernel import bpf, ethtool, netns
+from lab.kernel import belongings, bpf, ethtool, netns
 from lab.kernel.tiny_program import TinyProgram, returning
 from lab.model.target import VethTarget
 
@@ -114,6 +114,7 @@ def _link_at(peer: VethTarget) -> int:
 
 
 @cache
+@belongings.for_life()
 def _pass_program() -> int:
     """One for the process, of two instructions, and kept attached to a loopback of its own.
 
