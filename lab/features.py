@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from lab.errors import FeatureMissing, LabError, NeedsRoot
-from lab.kernel import probe_bpf, probe_net
+from lab.kernel import capabilities, probe_bpf, probe_net
 from lab.kernel.probe_net import Absent
 from lab.kernel.scratch import Scratch
 
@@ -63,7 +63,7 @@ class State:
         """How to get it: "" where it is there."""
         if self.there:
             return ""
-        if self.answer == "unknown" and os.geteuid():
+        if self.answer == "unknown" and capabilities.lacking():
             return "run as root: only root can tell"
         return self.feature.mend
 
@@ -99,7 +99,7 @@ def require(name: str) -> None:
     found = state(name)
     if found.there:
         return
-    kind = NeedsRoot if found.answer == "unknown" and os.geteuid() else FeatureMissing
+    kind = NeedsRoot if found.answer == "unknown" and capabilities.lacking() else FeatureMissing
     raise kind(f"{name}: {_head(found)}", kernel=found.detail, mend=found.mend)
 
 

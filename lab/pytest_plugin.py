@@ -34,9 +34,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--lab-runs", metavar="DIR", help="store the run here (default: reports/runs of the project)")
     group.addoption("--no-lab-run", action="store_true", help="store no run")
     group.addoption("--keep-on-failure", action="store_true", help="keep the networks of failed tests up: `lab show`")
-    which = ("off", "lab", "all")
-    words = "after which tests to look for what they left open: none, those with a fixture of the lab (default), all"
-    group.addoption("--lab-leaks", choices=which, default="lab", help=words)
     group.addoption("--lab-blind", action="store_true", help="run each scenario with its programs blind: `lab blind`")
 
 
@@ -49,10 +46,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.keep import Keeping
 
         config.pluginmanager.register(Keeping(), "bpflab-keeping")
-    if config.getoption("--lab-leaks") != "off":
-        from lab.plugin.leaks import Leaks
-
-        config.pluginmanager.register(Leaks(every=config.getoption("--lab-leaks") == "all"), "bpflab-leaks")
     if config.getoption("--lab-blind"):
         from lab.plugin.blind import Blind
 
@@ -107,11 +100,15 @@ def _topology(request: pytest.FixtureRequest) -> Topology:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Without root nothing here can work: one sentence now is better than an error in each test."""
+    """Without its capabilities nothing here can work: one sentence now is better than an error in each test."""
     needy = [item for item in session.items if FIXTURES & set(getattr(item, "fixturenames", ()))]
-    if needy and os.geteuid() != 0 and not session.config.option.collectonly:
+    if not needy or session.config.option.collectonly:
+        return
+    from lab.kernel import capabilities
+
+    if lacking := capabilities.lacking():
         error = NeedsRoot(
-            f"run {needy[0].nodeid}: namespaces and BPF programs need root",
+            f"run {needy[0].nodeid}: namespaces and BPF programs need root, or {', '.join(lacking)}",
             mend=f"sudo {Path(sys.prefix) / 'bin' / 'pytest'} {' '.join(session.config.args)}",
         )
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)

@@ -34,7 +34,7 @@ from lab.bpf.names import program_type
 from lab.bpf.object_file import MapTypes
 from lab.bpf.program import Facts, Loaded, Maps, Program
 from lab.errors import BuildError, FeatureMissing, LoadError, NeedsRoot, VerifierError
-from lab.kernel import bpf, libbpf, mounts
+from lab.kernel import bpf, capabilities, libbpf, mounts
 from lab.model.journal import note
 from lab.project import shipped_bpf
 
@@ -166,7 +166,7 @@ def _compile(text: str, path: str, flags: Sequence[str]) -> Any:
         if words:  # warnings
             print(words, file=sys.stderr)
         return module
-    if os.geteuid():
+    if capabilities.lacking():
         raise NeedsRoot(f"compile {path} with BCC", kernel=words, mend="run it as root (sudo)")
     mend = "correct the source at the line that clang names"
     raise BuildError(f"compile {path} with BCC", kernel=words or reason, mend=mend if own else _mend(words, mend))
@@ -242,7 +242,7 @@ def _load_function(module: Any, fn: str, hook: _Hook, log_level: int) -> tuple[i
 
 def _refusal(fn: str, number: int, log: str, said: str) -> VerifierError | LoadError | NeedsRoot:
     words = libbpf.sentence(number)
-    if number == errno.EPERM and os.geteuid():
+    if number == errno.EPERM and capabilities.lacking():
         return NeedsRoot(f"load {fn}", kernel=words, mend="sudo, or CAP_BPF with CAP_NET_ADMIN")
     if log:
         return verifier.rejection(fn, log, words=words)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import errno
-import os
 import re
 import struct
 import time
@@ -23,7 +22,7 @@ from lab.bpf.names import program_type
 from lab.bpf.object_file import MapTypes, ObjectFile
 from lab.bpf.program import Facts, Loaded, Maps, Program
 from lab.errors import FeatureMissing, LoadError, MapError, NeedsRoot
-from lab.kernel import bpf, libbpf, netns
+from lab.kernel import bpf, capabilities, libbpf, netns
 from lab.kernel.libbpf_object import BpfObject, ObjectProgram, Refused, log_room, log_text, survives_opening
 from lab.model.journal import note, step
 
@@ -196,7 +195,7 @@ class _Loading:
 
     def _refusal(self, chosen: Mapping[str, ObjectProgram], error: Refused) -> Exception:
         number, told = error.errno or 0, _told(error.said)
-        if number == errno.EPERM and os.geteuid():
+        if number == errno.EPERM and capabilities.lacking():
             return NeedsRoot(
                 f"load {self.stem}: loading BPF programs needs root", mend="sudo, or CAP_BPF with CAP_NET_ADMIN"
             )

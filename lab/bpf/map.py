@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequenc
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lab.bpf import blind
 from lab.bpf.layout import Layout
 from lab.bpf.record import PerCpu, add
 from lab.bpf.show import shorten, show_entries
@@ -224,7 +223,7 @@ class Table(Map, MutableMapping[Any, Any]):
         """`map.eventually().has(key, value)`: assertions that are tried until they hold or the time is up."""
         from lab.bpf.matcher import Eventually
 
-        return Eventually(self, blind.patience_s(within_s))
+        return Eventually(self, within_s)
 
     def as_read(self, value: Any) -> Any:
         """What reading gives after `value` was written: an enum's member for its name, an address for its text."""

@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from lab.errors import NeedsRoot, StoreError
+from lab.kernel import capabilities
 from lab.model.calibration import Bar, Calibration
 from lab.project import find_project
 
@@ -33,10 +34,8 @@ def command(only: tuple[str, ...], as_json: bool) -> int:
 
     The table is kept in reports/calibration.json, and the report shows it. Exit status 1 when a bar was missed.
     """
-    import os
-
-    if os.geteuid() != 0:
-        raise NeedsRoot("calibrate: namespaces and BPF programs need root", mend="sudo lab calibrate")
+    if lacking := capabilities.lacking():
+        raise NeedsRoot(f"calibrate: it needs {' and '.join(lacking)}", mend="sudo lab calibrate")
     started, clock = datetime.now(UTC), time.monotonic()
     bars = [bar for name in only or INSTRUMENTS for bar in _run(name, quiet=as_json)]
     if as_json:

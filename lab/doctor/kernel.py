@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from lab.doctor.check import Check
-from lab.doctor.machine import TOOLS, lacking_capabilities
+from lab.doctor.machine import TOOLS
 from lab.errors import LabError, NeedsRoot
+from lab.kernel import capabilities
 
 if TYPE_CHECKING:
     from lab.features import State
@@ -36,7 +37,7 @@ def _system_call() -> Check:
         words = error.strerror or str(error)
         if error.errno == errno.ENOSYS:
             return Check(name, "no", True, gives, words, "a kernel with CONFIG_BPF_SYSCALL=y")
-        if error.errno == errno.EPERM and not lacking_capabilities():
+        if error.errno == errno.EPERM and not capabilities.lacking():
             return Check(name, "no", True, gives, words, "outside of a container, or in one with --privileged")
         return Check(name, "unknown", True, gives, words)
     return Check(name, "yes", True, gives, "made a map and closed it")

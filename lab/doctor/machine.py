@@ -15,8 +15,7 @@ from pathlib import Path
 from lab import __version__
 from lab.doctor.check import Check
 from lab.errors import LabError
-
-CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_NET_RAW": 13, "CAP_SYS_ADMIN": 21}  # linux/capability.h
+from lab.kernel import capabilities
 
 
 @dataclass(frozen=True)
@@ -73,15 +72,8 @@ def install(package: str) -> str:
     return f"sudo apt-get install {package}"
 
 
-def lacking_capabilities() -> list[str]:
-    """The capabilities that the lab needs and this process does not have."""
-    found = re.search(r"^CapEff:\s*([0-9a-f]+)", Path("/proc/self/status").read_text(), re.MULTILINE)
-    effective = int(found.group(1), 16) if found else 0
-    return [name for name, bit in CAPABILITIES.items() if not effective >> bit & 1]
-
-
 def _privileges() -> Check:
-    lacking = lacking_capabilities()
+    lacking = capabilities.lacking()
     gives = "namespaces, interfaces, BPF programs"
     if not lacking:
         return Check("root", "yes", True, gives, detail=f"uid {os.geteuid()}")

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from lab.kernel import bpf, libbpf, mounts, perf_event, tracefs
+from lab.kernel import bpf, capabilities, libbpf, mounts, perf_event, tracefs
 from lab.kernel.bpf import MapSpec
 from lab.kernel.perf_event import Event
 from lab.kernel.probe_net import Absent, absent_on, loaded
@@ -185,7 +185,7 @@ def jit(_scratch: Scratch) -> None:
     """Whether a program that was loaded has machine code; the sysctl is to be seen in the first namespace only."""
     with loaded(TinyProgram(SOCKET_FILTER)) as program:
         (jited_bytes,) = struct.unpack_from("=I", bpf.object_info(program), 16)
-    if not jited_bytes and os.geteuid():
+    if not jited_bytes and capabilities.lacking():
         raise PermissionError(errno.EPERM, "the kernel tells only root how long the machine code is")
     if not jited_bytes:
         raise Absent("programs are interpreted")

@@ -167,14 +167,16 @@ def internet_checksum(message: bytes) -> bytes:
 
 
 def bind(made: socket.socket, stream: Stream, address: str, port: int) -> None:
-    """Binds a socket; TrafficError when another one has the port."""
+    """Binds a socket; TrafficError when another one has the port, or it is below 1024 and this user may not."""
     try:
         made.bind((address, port))
     except OSError as error:
         raise TrafficError(
             f"send {stream.name}: port {port} cannot be bound",
             kernel=error.strerror or str(error),
-            mend="another socket of the scenario holds it: choose src_port= or dst_port=",
+            mend="run it with CAP_NET_BIND_SERVICE"
+            if error.errno == errno.EACCES
+            else "another socket of the scenario holds it: choose src_port= or dst_port=",
         ) from error
 
 

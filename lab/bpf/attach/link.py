@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import AttachError, NeedsRoot
-from lab.kernel import bpf, libbpf
+from lab.kernel import bpf, capabilities, libbpf
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachable
@@ -64,7 +64,7 @@ def refusal(
 ) -> AttachError | NeedsRoot:
     """The error for an attachment that the kernel refused: its own sentence, or at least the name of its number."""
     what = f"attach {program.name} to {place}: {how} refused" if place else f"attach {program.name}: {how} refused"
-    if error.errno == EPERM and os.geteuid():
+    if error.errno == EPERM and capabilities.lacking():
         return NeedsRoot(what, kernel=libbpf.sentence(EPERM), mend="run as root, or with CAP_BPF and CAP_NET_ADMIN")
     return AttachError(what, kernel=words or libbpf.sentence(error.errno or 0), mend=mend)
 
