@@ -126,6 +126,7 @@ def comparison(
         ),
         noise=noise,
         remarks=(f"{difference.repetitions} repetitions, each with fresh loads", str(noise["core"])),
+        negligible=round(rule.negligible(base), 4),
     )
 
 

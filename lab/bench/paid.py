@@ -68,10 +68,21 @@ def with_bills(measured: Sequence[Measurement], program: Program, frame: Any, po
         bills = paid_for(program, frame, prices, flows=flows, port_bits=port_bits)
     except (LabError, OSError):
         return list(measured)
-    return [
-        replace(each, remarks=(*each.remarks, f"pays for {bill.sentence(each.summary[each.headline])}"))
-        for each, bill in zip(measured, bills, strict=True)
-    ]
+    return [_with_bill(each, bill) for each, bill in zip(measured, bills, strict=True)]
+
+
+def _with_bill(measured: Measurement, bill: Bill) -> Measurement:
+    """The bill in words as a remark; where its calls were counted, row by row in the facts of the first trial too."""
+    said = bill.sentence(measured.summary[measured.headline])
+    if not bill.counted:
+        return replace(measured, remarks=(*measured.remarks, said))
+    rows = [{"what": str(row), "ns": round(row.ns, 3)} for row in bill.by_kind()]
+    first, *others = measured.trials
+    return replace(
+        measured,
+        remarks=(*measured.remarks, f"pays for {said}"),
+        trials=(replace(first, facts={**first.facts, "bill": rows}), *others),
+    )
 
 
 @cache

@@ -61,7 +61,7 @@ class Bill:
 
     def sentence(self, cost_ns: float) -> str:
         """ "2 hash lookups, 1 ktime_get_ns, 4 calls below 1 ns = 95 of 118 ns": beside a cost of 118 ns a packet."""
-        rows = self._by_kind()
+        rows = self.by_kind()
         if not self.counted:
             said = ", ".join(map(str, rows)) or "no calls"
             return f"its code has {said}; how often a packet makes them could not be counted"
@@ -75,7 +75,7 @@ class Bill:
         whole = f"{', '.join(named + unknown)} = {self.ns:.0f} of {cost_ns:.0f} ns"
         return whole + (" (one by one; the processor did some at once)" if self.ns > OVERLAPPING * cost_ns else "")
 
-    def _by_kind(self) -> list[Paid]:
+    def by_kind(self) -> list[Paid]:
         """One row for each operation and kind of map, the dearest first; `entries` does not matter then."""
         kinds: dict[tuple[str, str], list[Paid]] = {}
         for each in self.rows:

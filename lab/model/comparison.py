@@ -18,6 +18,7 @@ class Comparison:
     A higher figure is slower. `verdict` is one of VERDICTS, `sentence` says it with its numbers. `trials` hold one
     sample a repetition: "A" and "B" in `unit`, and "difference".
     `to_be_sure_s` is how much longer it would take to leave "inconclusive", 0 where that is not needed.
+    `negligible` is the difference, in `unit`, up to which there is none; 0 where it was not stored.
     """
 
     a: str
@@ -37,6 +38,7 @@ class Comparison:
     trials: tuple[Trial, ...]
     noise: Mapping[str, Any] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    negligible: float = 0.0
 
     def is_slower_by(self, share: float) -> bool:
         """True when B takes longer by more than this share for certain: the whole interval lies beyond it."""

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lab.model.measurement import Measurement
+from lab.report.hdr import curve_of
 
 PAGE_SAMPLES = 80_000
 """Raw samples that one page carries at most, about half a megabyte."""
@@ -75,8 +76,30 @@ def embedded(measurement: Measurement, most: int) -> dict[str, Any]:
         }
         for trial in measurement.trials
     ]
-    whole["curves"] = {arm: curve(samples) for arm, samples in arms(measurement).items()}
+    whole["curves"] = embedded_curves(measurement)
     return whole
+
+
+def embedded_curves(measurement: Measurement) -> dict[str, dict[str, list[float]]]:
+    """The distribution of each arm, of all its samples."""
+    return {arm: _whole_curve(measurement, arm, samples) for arm, samples in arms(measurement).items()}
+
+
+def taken(measurement: Measurement, arm: str) -> int:
+    """How many samples an arm has; of many, a run keeps a part as they are, and all of them in a histogram."""
+    several = [trial for trial in measurement.trials if trial.arm == arm]
+    told = [trial.facts.get("taken") for trial in several]
+    return sum(
+        number if isinstance(number, int) and number >= len(trial.samples) else len(trial.samples)
+        for trial, number in zip(several, told, strict=True)
+    )
+
+
+def _whole_curve(measurement: Measurement, arm: str, samples: Sequence[float]) -> dict[str, list[float]]:
+    """From the histogram of all samples where the arm has one, else from those that were stored."""
+    several = [trial for trial in measurement.trials if trial.arm == arm]
+    held = curve_of(several[0].facts.get("histogram")) if len(several) == 1 else None
+    return held or curve(samples)
 
 
 def _short(sample: float) -> float:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from lab.model import statistics
 from lab.model.measurement import Limit, Measurement
 from lab.report.curves import arms
 from lab.report.quantity import plain, quantity, span
+from lab.report.sound import numbers
 
-METRICS = {"added_latency": "Added latency", "rate": "Rate", "cost": "Cost", "goodput": "Goodput"}
+METRICS = {
+    "added_latency": "Added latency",
+    "added_round_trip": "Added round trip",
+    "rate": "Rate",
+    "cost": "Cost",
+    "goodput": "Goodput",
+    "overhead": "Overhead",
+}
 STATISTICS = {
     "p50": "median",
     "p999": "p99.9",
     "p9999": "p99.99",
     "n": "samples",
+    "aa_p50": "two bare paths differ by (median)",
+    "hook_p50": "of it the hook (median)",
+    "program_p50": "of it the program (median)",
+    "p50_with": "median with",
+    "p50_without": "median without",
+    "p99_with": "p99 with",
+    "p99_without": "p99 without",
+    "p999_with": "p99.9 with",
+    "p999_without": "p99.9 without",
+    "share_below_10us": "share below 10 µs",
     "mean": "mean",
     "ndr_pps": "no-drop rate",
     "pdr_pps": "rate with 0.5 % loss",
@@ -30,7 +48,10 @@ HALF_WIDTH = 1.96
 
 @dataclass(frozen=True)
 class Figure:
-    """One number with all that it needs to be believed."""
+    """One number with all that it needs to be believed.
+
+    `noise` says why it must not decide anything, and then `kept` is None.
+    """
 
     statistic: str
     value: str
@@ -38,13 +59,21 @@ class Figure:
     limit: str
     kept: bool | None
     of_limit: float
+    noise: str = ""
+
+    @property
+    def verdict(self) -> str:
+        """kept, broken, undecided, or "" without a promise."""
+        words = {True: "kept", False: "broken", None: "undecided"}
+        return words[self.kept] if self.limit else ""
 
     @property
     def sentence(self) -> str:
         """One line without colour: p99 1.21 µs (95 %: 1.18 to 1.25 µs), limit below 10 µs: kept."""
-        verdict = f", limit {self.limit}: {'kept' if self.kept else 'BROKEN'}" if self.limit else ""
+        told = self.verdict.upper() if self.kept is False else self.verdict
+        verdict = f", limit {self.limit}: {told}" if self.limit else ""
         interval = f" (95 %: {self.interval})" if self.interval else ""
-        return f"{self.statistic} {self.value}{interval}{verdict}"
+        return f"{self.statistic} {self.value}{interval}{verdict}{f'; {self.noise}' if self.noise else ''}"
 
 
 def metric_name(metric: str) -> str:
@@ -85,6 +114,8 @@ def interval_of(measurement: Measurement, statistic: str) -> tuple[float, float]
     """The 95 % interval of a figure: as stored for the headline, from the raw trials for another quantile."""
     if statistic == measurement.headline:
         return measurement.interval
+    if stored := _stored_interval(measurement, statistic):
+        return stored
     fraction = statistics.QUANTILES.get(statistic)
     samples = arms(measurement)
     if fraction is None or "with" not in samples:
@@ -94,6 +125,16 @@ def interval_of(measurement: Measurement, statistic: str) -> tuple[float, float]
         return low, high
     bare_low, bare_high = quantile_interval(samples["without"], fraction)
     return low - bare_high, high - bare_low
+
+
+def _stored_interval(measurement: Measurement, statistic: str) -> tuple[float, float] | None:
+    """Of latencies: over fresh networks, which is more than the samples of one network can tell."""
+    for trial in measurement.trials:
+        intervals = trial.facts.get("intervals")
+        ends = numbers(intervals.get(statistic)) if isinstance(intervals, Mapping) else []
+        if len(ends) == 2:
+            return ends[0], ends[1]
+    return None
 
 
 def quantile_interval(samples: Sequence[float], fraction: float) -> tuple[float, float]:
@@ -119,8 +160,9 @@ def _figure(measurement: Measurement, statistic: str, limit: Limit | None) -> Fi
         value=summary_value(measurement, statistic),
         interval=span(interval, measurement.unit) if interval else "",
         limit=limit_text(limit, measurement.unit) if limit else "",
-        kept=limit.holds_for(value) if limit else None,
+        kept=limit.holds_for(value) if limit and not measurement.too_noisy else None,
         of_limit=_share_of_limit(value, limit) if limit else 0.0,
+        noise=measurement.too_noisy,
     )
 
 

@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
 from statistics import median
@@ -16,14 +16,20 @@ from markupsafe import Markup
 
 import lab
 from lab.errors import StoreError
-from lab.model import statistics
-from lab.report.curves import arms, embedded, sample_limit
+from lab.report.bills import bill_bar
+from lab.report.bills import remarks as bill_remarks
+from lab.report.calibrated import FILE, read_calibration
+from lab.report.curves import embedded, sample_limit
+from lab.report.distribution import distribution_table
 from lab.report.drawing import safe_svg
-from lab.report.figures import metric_name, statistic_name
+from lab.report.figures import metric_name
+from lab.report.forest import forest
 from lab.report.measured import Measured, dots
 from lab.report.outcome import Test
 from lab.report.page import Page, environment_facts, page_of
+from lab.report.provenance import machine, provenance
 from lab.report.quantity import count, plain, quantity, seconds
+from lab.report.rates import losses, rate_rows
 from lab.report.read import read_runs
 from lab.report.trend_plot import trend_plot
 from lab.report.words import shown
@@ -32,16 +38,22 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+STYLES = ("vendor/uPlot.min.css", "templates/report.css", "templates/numbers.css")
+
+
 def write(runs: Path, out: Path) -> Path:
     """Reads every stored run in the folder `runs` and writes the page `out`; gives `out`.
 
+    The machine's calibration is looked for beside that folder, where `lab calibrate` puts it.
+
     StoreError when the page cannot be written. Runs that cannot be read are named on the page.
     """
-    text = render(page_of(read_runs(runs)))
+    text = render(page_of(read_runs(runs), read_calibration(runs.parent / FILE)))
     hidden = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        hidden.write_text(text, encoding="utf-8", errors="replace")
+        with hidden.open("x", encoding="utf-8", errors="replace") as file:  # never through a link that waits there
+            file.write(text)
         hidden.replace(out)
     except OSError as error:
         hidden.unlink(missing_ok=True)
@@ -56,7 +68,7 @@ def write(runs: Path, out: Path) -> Path:
 def render(page: Page) -> str:
     """The whole page as text."""
     scripts = [_file("vendor/uPlot.iife.min.js"), _file("templates/report.js")]
-    style = _file("vendor/uPlot.min.css") + _file("templates/report.css")
+    style = "".join(map(_file, STYLES))
     return (
         _templates()
         .get_template("report.html.j2")
@@ -92,6 +104,15 @@ def _data(page: Page) -> dict[str, Any]:
             "run": each.latest.header.id,
         }
         for each in page.measured
+    } | {
+        each.key: {
+            **each.comparison.as_dict(),
+            "program": program.name,
+            "nodeid": each.latest.result.nodeid,
+            "run": each.latest.header.id,
+        }
+        for program, several in page.compared
+        for each in several
     }
 
 
@@ -120,7 +141,15 @@ def _templates() -> Environment:
         metric_name=metric_name,
         number_and_unit=_number_and_unit,
         trial_count=_trial_count,
-        distribution_table=_distribution_table,
+        distribution_table=distribution_table,
+        forest=forest,
+        bill_bar=bill_bar,
+        rate_rows=rate_rows,
+        losses=losses,
+        remarks=_remarks,
+        sentence=_sentence,
+        provenance=provenance,
+        machine=machine,
         dots=dots,
         trend_plot=trend_plot,
         loads=_loads,
@@ -141,6 +170,16 @@ def _shown(value: object) -> str:
 def _number_and_unit(text: str) -> Markup:
     number, _, unit = text.partition(" ")
     return Markup('{} <span class="unit">{}</span>').format(number, unit)
+
+
+def _sentence(text: str) -> str:
+    """A remark as a sentence of its own: NDR 0.24 Gbit/s."""
+    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+
+
+def _remarks(several: Sequence[Measured]) -> list[str]:
+    """What was remarked of these costs, each remark once, bills left out: those stand in the table."""
+    return list(dict.fromkeys(remark for each in several for remark in bill_remarks(each.measurement)))[:3]
 
 
 def _trial_count(measured: Measured) -> str:
@@ -169,34 +208,3 @@ def _diff(text: object, test: Test) -> Markup:
         else Markup("{}").format(line)
         for line in lines
     )
-
-
-def _distribution_table(measured: Measured) -> Markup:
-    """Percentiles of each arm, and of the difference as the instrument computed it."""
-    measurement = measured.measurement
-    names = [*statistics.QUANTILES]
-    heads = Markup("").join(Markup('<th class="n">{}</th>').format(statistic_name(name)) for name in names)
-    several = arms(measurement)
-    rows = [
-        _row(
-            arm,
-            [quantity(statistics.quantile(samples, statistics.QUANTILES[name]), measurement.unit) for name in names],
-            plain(len(samples)),
-        )
-        for arm, samples in several.items()
-    ]
-    if len(several) > 1:
-        told = [
-            quantity(measurement.summary[name], measurement.unit) if name in measurement.summary else ""
-            for name in names
-        ]
-        rows.append(_row("difference", told, ""))
-    return Markup(
-        '<div class="scroll"><table><thead><tr><th>Arm</th>{}<th class="n">Samples</th></tr></thead>'
-        "<tbody>{}</tbody></table></div>"
-    ).format(heads, Markup("").join(rows))
-
-
-def _row(name: str, values: list[str], samples: str) -> Markup:
-    cells = Markup("").join(Markup('<td class="n">{}</td>').format(value) for value in [*values, samples])
-    return Markup("<tr><td>{}</td>{}</tr>").format(name, cells)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from markupsafe import Markup
 
 from lab.model.measurement import Measurement
 from lab.model.statistics import quantile
+from lab.report.bills import sentence as bill_sentence
 from lab.report.curves import arms
 from lab.report.figures import (
     Figure,
@@ -22,6 +24,7 @@ from lab.report.figures import (
     telling_figure,
 )
 from lab.report.plots import Point, Row, cost_plot, dot_plot
+from lab.report.rates import is_searched
 from lab.report.read import Latest
 from lab.report.words import anchor
 
@@ -65,9 +68,26 @@ class Measured:
         return self.measurement.method.replace("_", " ")
 
     @property
+    def noise(self) -> Mapping[str, Any]:
+        """What disturbed it."""
+        return self.measurement.noise
+
+    @property
+    def bill(self) -> str:
+        """What a packet pays for, in words, or ""."""
+        return bill_sentence(self.measurement)
+
+    @property
     def is_distribution(self) -> bool:
-        """True when there are samples enough to draw how they spread."""
+        """True when there are samples enough to draw how they spread; costs and searched rates have their own plots."""
+        if self.is_cost or is_searched(self.measurement):
+            return False
         return max(map(len, arms(self.measurement).values()), default=0) >= DISTRIBUTION_FROM
+
+    @property
+    def is_cost(self) -> bool:
+        """True for a cost at a stated number of flows."""
+        return self.measurement.metric == "cost" and self.flows is not None
 
     @property
     def has_arms(self) -> bool:
@@ -137,11 +157,19 @@ def costs_plot(several: Sequence[Measured], unit: str) -> Markup:
     lines: dict[str, list[Point]] = {}
     for each in several:
         measurement = each.measurement
-        samples = [sample for samples in arms(measurement).values() for sample in samples]
+        samples = _added(arms(measurement))
         value = measurement.summary[measurement.headline]
         point = Point(each.flows or 1, samples, value, measurement.interval)
         lines.setdefault(line_name(each), []).append(point)
     return cost_plot(lines, unit)
+
+
+def _added(several: dict[str, list[float]]) -> list[float]:
+    """What each turn added to the floor beside it; an instrument without a floor has its samples as they are."""
+    own, floor = several.get("with", []), several.get("without", [])
+    if len(own) == len(floor):
+        return [a - b for a, b in zip(own, floor, strict=True)]
+    return own
 
 
 def line_name(measured: Measured) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lab.report.quantity import plain
-from lab.report.read import Latest
+from lab.report.read import Latest, is_comparison
 from lab.report.words import anchor, shown
 
 GRAVITY = {"passed": 0, "skipped": 1, "failed": 3, "error": 4}
@@ -54,6 +54,11 @@ class Test:
         return GRAVITY[self.outcome] >= GRAVITY["failed"]
 
     @property
+    def is_comparison(self) -> bool:
+        """True for what `lab compare` stored, which is no test."""
+        return is_comparison(self.latest.result)
+
+    @property
     def variant(self) -> str:
         """What stands in brackets in the node id of a parametrised test."""
         return self.latest.result.nodeid.partition("[")[2].removesuffix("]")
@@ -93,7 +98,7 @@ class Test:
     @property
     def other_notes(self) -> dict[str, Sequence[Mapping[str, Any]]]:
         """Notes of kinds that have no table of their own here."""
-        shown = {"topology", "program", "attachment", "map_assertion", "delivery", "verdict", "evidence"}
+        shown = {"topology", "program", "attachment", "map_assertion", "delivery", "verdict", "evidence", "comparison"}
         return {kind: notes for kind, notes in self.latest.result.notes.items() if kind not in shown and notes}
 
     @property

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from itertools import groupby
 
+from lab.model.comparison import VERDICTS
 from lab.model.run import Environment
+from lab.report.calibrated import Calibrated
+from lab.report.compared import Compared
 from lab.report.figures import (
     metric_name,
 )
@@ -15,7 +19,7 @@ from lab.report.measured import Measured
 from lab.report.outcome import Group, Test, tally
 from lab.report.program import Program
 from lab.report.quantity import count, plain, quantity
-from lab.report.read import Header, Latest, Stored
+from lab.report.read import Broken, Header, Latest, Stored, is_comparison
 from lab.report.trend import Trend, trends
 from lab.report.words import shown
 
@@ -25,7 +29,7 @@ EVIDENCE_CHARACTERS = 400_000
 FEWEST_POINTS = 3
 """Runs from which on a figure has a history worth a chart."""
 
-HEADLINES = ("added_latency", "rate", "goodput", "cost")
+HEADLINES = ("added_latency", "rate", "goodput", "cost", "overhead")
 
 
 @dataclass(frozen=True)
@@ -44,16 +48,19 @@ class Page:
     programs: tuple[Program, ...]
     examples: tuple[Program, ...]
     others: tuple[Program, ...]
+    calibration: Calibrated | None = None
 
     @cached_property
     def everything(self) -> tuple[Program, ...]:
         """Programs first, then examples, then the lab's own benchmarks."""
         return self.programs + self.examples + self.others
 
-    @property
+    @cached_property
     def newest(self) -> Header | None:
-        """The run that the page is headed with."""
-        return next(iter(self.stored.shown_runs), None)
+        """The run that the page is headed with: the newest with tests, or else with comparisons."""
+        tested = {test.latest.header.id for test in self.scenarios + self.benchmarks}
+        shown = self.stored.shown_runs
+        return next((header for header in shown if header.id in tested), next(iter(shown), None))
 
     @cached_property
     def scenarios(self) -> list[Test]:
@@ -84,6 +91,21 @@ class Page:
     def broken_limits(self) -> list[Measured]:
         """Promises that were not kept."""
         return [each for each in self.measured if each.telling.kept is False]
+
+    @cached_property
+    def noisy(self) -> list[Measured]:
+        """Figures that must not decide anything, for what disturbed them."""
+        return [each for each in self.measured if each.measurement.too_noisy]
+
+    @cached_property
+    def compared(self) -> list[tuple[Program, list[Compared]]]:
+        """By program: who was compared with whom."""
+        return [(program, program.comparisons) for program in self.everything if program.comparisons]
+
+    @cached_property
+    def slower(self) -> list[Compared]:
+        """What lost its comparison."""
+        return [each for _, several in self.compared for each in several if each.comparison.verdict == "slower"]
 
     @cached_property
     def trends(self) -> dict[str, list[Trend]]:
@@ -117,10 +139,16 @@ class Page:
         """What the verdict line leaves out."""
         parts = [f"Scenarios: {tally(self.scenarios)}."] if self.scenarios else []
         parts += [f"Benchmarks: {tally(self.benchmarks)}."] if self.benchmarks else []
-        promised = [each for each in self.measured if each.telling.kept is not None]
+        promised = [each for each in self.measured if each.telling.limit]
         if promised:
-            kept = len(promised) - len(self.broken_limits)
-            parts.append(f"Limits kept: {kept} of {len(promised)}.")
+            kept = sum(each.telling.kept is True for each in promised)
+            undecided = sum(each.telling.kept is None for each in promised)
+            more = f", {undecided} too noisy to tell" if undecided else ""
+            parts.append(f"Limits kept: {kept} of {len(promised)}{more}.")
+        verdicts = Counter(each.comparison.verdict for _, several in self.compared for each in several)
+        if verdicts:
+            told = ", ".join(f"{verdicts[verdict]} {verdict}" for verdict in VERDICTS if verdicts[verdict])
+            parts.append(f"Comparisons: {told}.")
         return " ".join(parts)
 
     @property
@@ -144,7 +172,11 @@ class Page:
     def older(self) -> list[Latest]:
         """Shown results that the newest run does not hold."""
         newest = self.newest
-        return [latest for latest in self.stored.results if newest and latest.header.id != newest.id]
+        return [
+            latest
+            for latest in self.stored.results
+            if newest and latest.header.id != newest.id and not is_comparison(latest.result)
+        ]
 
     @property
     def differences(self) -> list[Difference]:
@@ -152,8 +184,10 @@ class Page:
         return differences([header.environment for header in self.stored.shown_runs])
 
 
-def page_of(stored: Stored) -> Page:
+def page_of(stored: Stored, calibration: Calibrated | Broken | None = None) -> Page:
     """Sorts stored results into programs and tests, in the order of their names: shuffled runs look alike."""
+    if isinstance(calibration, Broken):
+        stored, calibration = replace(stored, broken=(*stored.broken, calibration)), None
     texts = [latest.result.reason for latest in stored.results if latest.result.reason]
     texts += [shown(note) for latest in stored.results for note in latest.result.notes.get("evidence", [])]
     longest = max(2_000, min(40_000, EVIDENCE_CHARACTERS // max(1, len(texts))))
@@ -167,6 +201,7 @@ def page_of(stored: Stored) -> Page:
         tuple(program for program in programs if program.is_program and not program.is_example),
         tuple(program for program in programs if program.is_example),
         tuple(program for program in programs if not program.is_program and not program.is_example),
+        calibration,
     )
 
 
@@ -180,11 +215,18 @@ def verdict_line(page: Page) -> str:
     if wrong:
         return ", ".join(wrong)
     if not page.scenarios:
-        return f"{count(len(page.benchmarks), 'benchmark')} and no scenario" if page.benchmarks else "No results yet"
+        return _without_scenarios(page)
     passed = sum(test.outcome == "passed" for test in page.scenarios)
     of = f"{count(len(page.scenarios), 'scenario')} of {count(len(page.programs), 'program')}"
     of += f" and {count(len(page.examples), 'example')}" if page.examples else ""
     return f"All {of} passed" if passed == len(page.scenarios) else f"{plain(passed)} of {of} passed, none failed"
+
+
+def _without_scenarios(page: Page) -> str:
+    if page.benchmarks:
+        return f"{count(len(page.benchmarks), 'benchmark')} and no scenario"
+    compared = sum(len(several) for _, several in page.compared)
+    return count(compared, "comparison") if compared else "No results yet"
 
 
 def differences(environments: Sequence[Environment]) -> list[Difference]:

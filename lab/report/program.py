@@ -10,14 +10,17 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lab.model.comparison import Comparison
+from lab.report.compared import Compared
 from lab.report.drawing import safe_svg
 from lab.report.figures import (
     Figure,
     metric_name,
 )
-from lab.report.measured import Measured, badness, costs_plot
+from lab.report.measured import Measured, badness, costs_plot, line_name
 from lab.report.outcome import Group, Test, groups, outcome_of, tally
-from lab.report.quantity import plain, quantity, span
+from lab.report.quantity import count, plain, quantity, span
+from lab.report.rates import is_searched
 from lab.report.words import anchor, shown
 
 
@@ -38,6 +41,7 @@ class Cost:
     flows: str
     value: str
     interval: str
+    noise: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,11 @@ class Cell:
     figure: Figure
     of: int
     costs: tuple[Cost, ...] = ()
+
+    @property
+    def subject(self) -> str:
+        """Of costs: which case the dearest is, the number of flows left out."""
+        return line_name(self.measured) if self.of > len(self.costs) else ""
 
 
 @dataclass(frozen=True)
@@ -69,18 +78,28 @@ class Program:
 
     @cached_property
     def benchmarks(self) -> list[Test]:
-        """Everything else."""
-        return [test for test in self.tests if test.latest.result.kind != "scenario"]
+        """Everything else, comparisons left out."""
+        return [test for test in self.tests if test.latest.result.kind != "scenario" and not test.is_comparison]
+
+    @cached_property
+    def comparisons(self) -> list[Compared]:
+        """Who was compared with whom, in the order of the results."""
+        return [
+            Compared(Comparison.from_dict(note), test.latest, place)
+            for test in self.tests
+            for place, note in enumerate(test.notes("comparison"))
+        ]
 
     @property
     def is_program(self) -> bool:
         """False for benchmarks of the lab itself, which load no program and have no scenario."""
-        return bool(self.scenarios) or any(test.notes("program") for test in self.tests)
+        return bool(self.scenarios) or any(test.notes("program") or test.is_comparison for test in self.tests)
 
     @property
     def is_example(self) -> bool:
         """A step of the ladder in examples/: it teaches, and nobody measures it."""
-        return all(test.latest.result.nodeid.startswith("examples/") for test in self.tests)
+        tests = [test for test in self.tests if not test.is_comparison]
+        return bool(tests) and all(test.latest.result.nodeid.startswith("examples/") for test in tests)
 
     @property
     def outcome(self) -> str:
@@ -101,7 +120,7 @@ class Program:
     @property
     def verdict(self) -> str:
         """12 passed, 1 failed."""
-        return tally(self.tests)
+        return tally(self.scenarios + self.benchmarks) or count(len(self.comparisons), "comparison")
 
     @property
     def scenario_groups(self) -> list[Group]:
@@ -129,9 +148,9 @@ class Program:
 
     @property
     def few(self) -> list[tuple[str, list[Measured]]]:
-        """Measurements of few trials, by metric, costs by flows left out."""
-        costs = {each.key for each in self.costs}
-        left = [each for each in self.measured if not each.is_distribution and each.key not in costs]
+        """Measurements of few trials, by metric, that have no plot of their own."""
+        drawn = {each.key for each in (*self.distributions, *self.costs, *self.rates)}
+        left = [each for each in self.measured if each.key not in drawn]
         ordered = sorted(left, key=lambda each: (each.measurement.metric, each.measurement.unit))
         grouped = groupby(ordered, key=lambda each: (each.measurement.metric, each.measurement.unit))
         return [(metric_name(metric), list(several)) for (metric, _), several in grouped]
@@ -139,7 +158,12 @@ class Program:
     @cached_property
     def costs(self) -> list[Measured]:
         """Costs at a stated number of flows."""
-        return [each for each in self.measured if each.measurement.metric == "cost" and each.flows is not None]
+        return [each for each in self.measured if each.is_cost]
+
+    @property
+    def rates(self) -> list[Measured]:
+        """Rates that were searched for."""
+        return [each for each in self.measured if is_searched(each.measurement)]
 
     @property
     def cost_plots(self) -> list[tuple[Markup, list[Measured]]]:
@@ -208,4 +232,4 @@ def _cost(measured: Measured) -> Cost:
     per_packet = "ns" if measurement.unit == "ns/packet" else measurement.unit
     head = measurement.summary[measurement.headline]
     interval = span(measurement.interval, per_packet).rpartition(" ")[0]
-    return Cost(plain(measured.flows or 0), quantity(head, per_packet), interval)
+    return Cost(plain(measured.flows or 0), quantity(head, per_packet), interval, measurement.too_noisy)

@@ -6,17 +6,15 @@ A file that is broken, half-written or of another schema is named and left out: 
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
-from typing import Any
 
-from lab.model.measurement import Measurement
 from lab.model.run import Environment, Result, Run
+from lab.report.sound import moment, sound_run
 from lab.report.trend import Point, points_of
 
 PARTIAL = re.compile(r"::|^-[a-zA-Z]*[kmx]|^--(lf|last-failed|deselect|exitfirst|maxfail|sw|stepwise|keyword)\b")
@@ -86,7 +84,7 @@ def read_runs(folder: Path) -> Stored:
     points: list[Point] = []
     for path in sorted(folder.glob("*.json"), reverse=True):
         try:
-            run = _sound(Run.from_dict(json.loads(path.read_text(encoding="utf-8"))))
+            run = sound_run(Run.from_dict(json.loads(path.read_text(encoding="utf-8"))))
         except KeyError as error:
             broken.append(Broken(path.name, f"the key {error} is missing"))
         except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
@@ -104,7 +102,7 @@ def read_runs(folder: Path) -> Stored:
 def _header(run: Run) -> Header:
     return Header(
         id=run.id,
-        started=_moment(run.started),
+        started=moment(run.started),
         duration_s=run.duration_s,
         command=run.command,
         environment=run.environment,
@@ -134,66 +132,11 @@ def _set_aside(found: Iterable[Latest], headers: list[Header]) -> tuple[tuple[La
     return tuple(shown), tuple(aside)
 
 
+def is_comparison(result: Result) -> bool:
+    """True for what `lab compare` stored: it is of no test file, and its node id says who met whom on what."""
+    return result.nodeid.startswith("compare ") and "comparison" in result.notes
+
+
 def file_of(result: Result) -> str:
-    """The test file in a node id."""
-    return result.nodeid.partition("::")[0]
-
-
-def _moment(text: str) -> datetime:
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-
-
-def _sound(run: Run) -> Run:
-    """The same run; TypeError or ValueError where a value is not of the type that the page will rely on."""
-    _moment(run.started)
-    _expect(str, run.id, *run.command)
-    _expect(float, run.duration_s)
-    _environment_is_sound(run.environment)
-    for result in run.results:
-        _result_is_sound(result)
-    return run
-
-
-def _environment_is_sound(environment: Environment) -> None:
-    _expect(str, environment.kernel, environment.cpu, environment.commit, environment.bpf_jit)
-    _expect(float, environment.cpus, environment.memory_bytes)
-    for named in (environment.tools, environment.settings):
-        _expect(dict, named)
-        _expect(str, *named, *named.values())
-
-
-def _result_is_sound(result: Result) -> None:
-    _expect(str, result.nodeid, result.kind, result.program, result.title, result.outcome, result.reason)
-    _expect(float, result.duration_s)
-    _expect(dict, result.notes)
-    for notes in result.notes.values():
-        _expect(list, notes)
-        _expect(dict, *notes)
-    for measurement in result.measurements:
-        _measurement_is_sound(measurement)
-
-
-def _measurement_is_sound(measurement: Measurement) -> None:
-    _expect(str, measurement.metric, measurement.method, measurement.unit, measurement.program, measurement.subject)
-    _expect(str, measurement.headline, *measurement.remarks)
-    _expect(dict, measurement.summary, measurement.noise)
-    _expect(float, *measurement.summary.values(), *measurement.interval)
-    if measurement.headline not in measurement.summary:
-        raise ValueError(f"a measurement of {measurement.metric} lacks its headline {measurement.headline}")
-    if measurement.limit:
-        _expect(str, measurement.limit.statistic)
-        _expect(float, measurement.limit.value)
-    for trial in measurement.trials:
-        _expect(str, trial.arm)
-        _expect(dict, trial.facts)
-        _expect(float, *trial.samples)
-
-
-def _expect(kind: type, *values: Any) -> None:
-    accepted = (int, float) if kind is float else (kind,)
-    for value in values:
-        if not isinstance(value, accepted):
-            raise TypeError(f"{value!r:.60} stands where {'a number' if kind is float else kind.__name__} belongs")
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{value} stands where a number belongs")
+    """The test file in a node id; a comparison is its own."""
+    return result.nodeid if is_comparison(result) else result.nodeid.partition("::")[0]

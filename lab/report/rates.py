@@ -1,0 +1,123 @@
+"""How a rate came about: what the search found, what was offered without pacing, and what was lost at which load."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from markupsafe import Markup
+
+from lab.model.measurement import Measurement, Trial
+from lab.model.statistics import median_interval, quantile
+from lab.report.curves import YARDSTICK
+from lab.report.figures import limit_text, statistic_name
+from lab.report.plots import Row, axis, dot_plot
+from lab.report.quantity import plain, quantity, scale
+from lab.report.sound import numbers
+
+SEARCHED = ("ndr_pps", "pdr_pps")
+UNPACED = {"mrr": "mrr_pps", "path": "path_pps", "generator": "generator_pps"}
+"""Arms of trials without pacing, and the figure of the summary that each gives."""
+HEIGHT = 120
+
+
+def is_searched(measurement: Measurement) -> bool:
+    """True for a rate whose parts are known: a plain rate is drawn like any other figure."""
+    return any(name in measurement.summary for name in SEARCHED) and bool(measurement.trials)
+
+
+def rate_rows(measurement: Measurement) -> Markup:
+    """NDR, PDR and MRR below each other, then the same path and the generator without the program."""
+    rows = [_searched(measurement, name) for name in SEARCHED if name in measurement.summary]
+    rows += [
+        _unpaced(measurement, trial, UNPACED[trial.arm])
+        for arm in UNPACED
+        for trial in measurement.trials
+        if trial.arm == arm and trial.samples and UNPACED[arm] in measurement.summary
+    ]
+    return dot_plot(rows, measurement.unit)
+
+
+def _searched(measurement: Measurement, name: str) -> Row:
+    limit = measurement.limit if measurement.limit and measurement.limit.statistic == name else None
+    value = measurement.summary[name]
+    none = name == "ndr_pps" and not value
+    return Row(
+        label=f"{statistic_name(name)}{': none, frames are lost at every rate' if none else ''}",
+        samples=(),
+        value=value,
+        interval=measurement.interval if name == measurement.headline else None,
+        limit=limit.value if limit else None,
+        promise=f" limit {limit_text(limit, measurement.unit)}" if limit else "",
+    )
+
+
+def _unpaced(measurement: Measurement, trial: Trial, name: str) -> Row:
+    samples = trial.samples
+    return Row(
+        label=f"{statistic_name(name)}, median of {plain(len(samples))} trials",
+        samples=samples,
+        value=quantile(samples, 0.5),
+        interval=median_interval(samples),
+        limit=None,
+        accent=trial.arm not in ("path", "generator", YARDSTICK),
+    )
+
+
+@dataclass(frozen=True)
+class Load:
+    """One trial of the search: what was offered a second, and the share that was lost."""
+
+    pps: float
+    lost: float
+
+
+def losses(measurement: Measurement) -> Markup:
+    """Every trial of the search as a dot: load across, loss upwards; nothing where the trials do not tell."""
+    loads = _loads(measurement)
+    if not loads:
+        return Markup("")
+    across = axis([each.pps for each in loads])
+    up = axis([100 * each.lost for each in loads] + [0.5], from_zero=True)
+    shown = scale(measurement.unit, across.high)
+    marks = [
+        Markup(
+            '<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>'
+            '<text x="-8" y="{0}" dy="4" text-anchor="end">{1} %</text>'
+        ).format(_height(up.share(tick)), plain(tick))
+        for tick in (up.ticks[0], up.ticks[-1])
+    ]
+    marks += [
+        Markup('<text x="{}%" y="{}" text-anchor="middle">{}</text>').format(
+            across.share(tick), HEIGHT + 22, shown.number(tick)
+        )
+        for tick in across.ticks
+    ]
+    marks += [
+        Markup('<circle class="{}" cx="{}%" cy="{}" r="4"><title>{}</title></circle>').format(
+            "lossy" if each.lost else "lossless",
+            across.share(each.pps),
+            _height(up.share(100 * each.lost)),
+            f"{quantity(each.pps, measurement.unit)} offered, {plain(round(100 * each.lost, 3))} % lost",
+        )
+        for each in loads
+    ]
+    return Markup(
+        '<h4>Lost at which load <span class="fine">{}, each dot a trial of the search</span></h4>'
+        '<div class="losses"><svg height="{}" role="img" aria-label="loss by load">{}</svg></div>'
+    ).format(shown.unit, HEIGHT + 28, Markup("").join(marks))
+
+
+def _height(share: float) -> float:
+    return round(HEIGHT * (1 - share / 100), 1) + 4
+
+
+def _loads(measurement: Measurement) -> list[Load]:
+    facts = next((trial.facts for trial in measurement.trials if trial.arm == "with"), {})
+    intended, offered, received = (numbers(facts.get(name)) for name in ("intended_pps", "offered", "received"))
+    if not intended or not len(intended) == len(offered) == len(received):
+        return []
+    return [
+        Load(pps, max(0.0, 1 - got / sent))
+        for pps, sent, got in zip(intended, offered, received, strict=True)
+        if sent > 0
+    ]
