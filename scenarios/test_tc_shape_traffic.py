@@ -411,7 +411,13 @@ class Iperf3Run:
     def measure(self) -> tuple[float, float]:
         """What came to the server on the wire, as a part of the rate, and in how many seconds."""
         rate = self.path.shaper.classes[self.number].bits_per_second
-        options = {"protocol": self.protocol, "ip": self.ip, "seconds": self.seconds, "port": self.port}
+        options = {
+            "protocol": self.protocol,
+            "ip": self.ip,
+            "seconds": self.seconds,
+            "port": self.port,
+            "realtime": True,
+        }
         if self.protocol == "tcp":
             result = self.path.net.iperf3("client", "server", **options, omitted_seconds=self.omitted)
             return result.bits_per_second * 1514 / (1514 - HEADERS["tcp", self.ip]) / rate, result.seconds

@@ -6,11 +6,13 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import FeatureMissing, TrafficError
+from lab.kernel import scheduler
 from lab.wait import wait_until
 
 if TYPE_CHECKING:
@@ -62,6 +64,8 @@ class Iperf3Options:
     """Before those that count: a slow start, a burst. iperf3 3.12 counts what UDP lost in them all the same."""
     port: int = PORT
     """Runs side by side need one each."""
+    realtime: bool = False
+    """Both ends before all that is not real-time, where this machine lets them: a busy one measures its own load."""
 
     def __post_init__(self) -> None:
         if self.protocol not in ("tcp", "udp"):
@@ -93,15 +97,20 @@ def run_iperf3(net: Network, client: str, server: str, **options: Any) -> Iperf3
     if not program:
         raise FeatureMissing("run iperf3: it is not installed", mend="apt-get install iperf3")
     target = str(net.topology.address(server, wanted.ip))
-    listening = net[server.partition("/")[0]].popen(
-        [program, "-s", "-1", "-p", str(wanted.port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    started = [listening]
+    started: list[subprocess.Popen[Any]] = []
+
+    def start(namespace: str, *arguments: str, **files: int) -> subprocess.Popen[Any]:
+        started.append(net[namespace.partition("/")[0]].popen([program, *arguments], **files))
+        if wanted.realtime:
+            with suppress(PermissionError):
+                scheduler.put_first(started[-1].pid)
+        return started[-1]
+
     try:
+        null, pipe = subprocess.DEVNULL, subprocess.PIPE
+        listening = start(server, "-s", "-1", "-p", str(wanted.port), stdout=null, stderr=null)
         _await_listener(listening, wanted.port)
-        arguments = [program, *wanted.arguments(target)]
-        talking = net[client.partition("/")[0]].popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        started.append(talking)
+        talking = start(client, *wanted.arguments(target), stdout=pipe, stderr=pipe)
         output = _output(talking, wanted.omitted_seconds + wanted.seconds + GRACE_S)
     finally:
         for each in started:
