@@ -19,6 +19,8 @@ from lab.bpf.companion import companion
 from lab.kernel.cgroup import Cgroup
 
 monitor = companion("monitor_traffic")
+rows, samples, screen = (monitor.part(name) for name in ("rows", "sample", "screen"))
+alerts, histories = (monitor.part(name) for name in ("alerts", "history"))
 
 TOPOLOGY = Topology.chain("client", "router", "server")
 PORT = 8080
@@ -97,26 +99,26 @@ def test_layers_meet_in_one_row(net, bpf, group, ip):
         syn, syn_ack = headers + 8, headers + 8  # 40 bytes of TCP header
         assert flow.opener.bytes == syn + (flow.opener.packets - 1) * headers + 1_000
         assert flow.answerer.bytes == syn_ack + (flow.answerer.packets - 1) * headers + 10_000
-        assert monitor.letters(flow.opener.flags) == "SPA" and monitor.letters(flow.answerer.flags) == "SPA"
+        assert rows.letters(flow.opener.flags) == "SPA" and rows.letters(flow.answerer.flags) == "SPA"
         made.client.close()
         assert made.served.recv(1) == b""
         made.served.close()
         flow = the_flow(program)
-        assert flow.state == "CLOSE" and monitor.letters(flow.opener.flags) == "FSPA"
+        assert flow.state == "CLOSE" and rows.letters(flow.opener.flags) == "FSPA"
 
 
 @families
 def test_connection_events(net, bpf, group, ip):
     """A connection's two sockets send four events, and the ends of each are its own."""
     with watching(net, bpf, group, "server/eth0") as program, connected(net, ip) as made:
-        ends = tuple(monitor.event_of(each) for each in program.maps["events"].events(count=3, within_s=WITHIN_S))
+        ends = tuple(rows.event_of(each) for each in program.maps["events"].events(count=3, within_s=WITHIN_S))
         assert {each.kind for each in ends} == {"CONNECTING", "CONNECTED", "ACCEPTED"}
         by_kind = {each.kind: each for each in ends}
         assert by_kind["CONNECTED"].local == by_kind["ACCEPTED"].remote
         assert by_kind["ACCEPTED"].local.endswith(f":{PORT}")
         made.client.close()
         made.served.close()
-        closed = [monitor.event_of(each) for each in program.maps["events"].events(count=2, within_s=WITHIN_S)]
+        closed = [rows.event_of(each) for each in program.maps["events"].events(count=2, within_s=WITHIN_S)]
         assert {each.kind for each in closed} == {"CLOSED"}
 
 
@@ -130,7 +132,7 @@ def test_a_forwarded_packet_counts_once(net, bpf, group, ip):
         first, second = (net.interface(f"router/eth{number}").ifindex for number in (0, 1))
         layers = monitor.layers(program.maps)
         seen = {place: count.packets for place, count in layers.items()}
-        (port,) = monitor.ports(program.maps)
+        (port,) = (each.port for each in samples.Sampler(program.maps).take().ports.top(10))
     assert (flow.opener.packets, flow.answerer.packets, flow.state) == (100, 0, "")
     assert (flow.opener.bytes, flow.ifindex) == (layers[first, "XDP"].bytes, first)
     assert seen == {(first, "XDP"): 100, (first, "TC_INGRESS"): 100, (second, "TC_EGRESS"): 100}
@@ -169,30 +171,33 @@ def test_a_bulk_counts_as_on_the_wire(net, bpf, group):
 # ---- For a person ----
 
 
-def test_view(net, bpf, group):
-    """The view has the row of the flow, its port and the layers."""
+def test_tables(net, bpf, group):
+    """A pipe gets the row of the flow, its port and the layers."""
     with watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made:
         talk(made)
-        shown, ports, layers = next(monitor.view(program))
+        shown, ports, layers = screen.tables(screen.Seen(samples.Sampler(program.maps).take()))
         (row,) = shown.records()
         assert (row["state"], row["flags"]) == ("ESTABLISHED", "SPA/SPA")
-        assert row["srtt us"] > 0
+        assert row["rtt us"] > 0
         assert [(each["proto"], each["port"]) for each in ports.records()] == [("tcp", PORT)]
         assert {each["layer"] for each in layers.records()} == {"XDP", "TC_INGRESS", "TC_EGRESS"}
-        assert monitor.summary(program).startswith("1 flows")
 
 
 # ---- For machines ----
 
 
 @pytest.fixture
-def served(net, bpf, group) -> Iterator[Any]:
-    """An exporter on loopback that shows one connection."""
-    with watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made:
+def served(net, bpf, group, tmp_path) -> Iterator[Any]:
+    """An exporter on loopback that shows one connection, an alert for it, and keeps a history."""
+    with watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made, ExitStack() as stack:
         talk(made)
-        with monitor.exporter().Exporter() as exporter:
-            exporter.show(monitor.sample(program.maps))
-            yield exporter
+        sample = samples.Sampler(program.maps).take()
+        raised = alerts.Alerts([alerts.rule_of("flow-rate above 1bit/s", "busy")])
+        history = stack.enter_context(histories.History(tmp_path / "h.db", age_s=60, size_bytes=1_000_000))
+        exporter = stack.enter_context(monitor.part("exporter").Exporter(alerts=raised, history=history))
+        history.keep(sample, raised.check(sample))
+        exporter.show(sample)
+        yield exporter
 
 
 def scraped(exporter: Any) -> str:
@@ -205,7 +210,7 @@ def test_metrics(served):
     text = scraped(served)
     assert 'monitor_flows{protocol="tcp",state="ESTABLISHED"} 1.0' in text
     assert re.search(rf'monitor_port_bytes_total{{direction="in",port="{PORT}",protocol="tcp"}} [1-9]', text)
-    assert float(re.search(r"^monitor_srtt_max_seconds (\S+)", text, re.MULTILINE)[1]) > 0
+    assert float(re.search(r'^monitor_rtt_seconds{quantile="0.5"} (\S+)', text, re.MULTILINE)[1]) > 0
 
 
 def test_flows_as_json(served):
@@ -221,10 +226,25 @@ def test_the_dashboard_asks_for_what_there_is(served):
     dashboard = json.loads(Path(monitor.__file__).with_name("monitor_traffic.grafana.json").read_text())
     text = scraped(served)
     targets = [target for panel in dashboard["panels"] for target in panel["targets"]]
-    assert len(targets) >= 6
+    assert len(targets) >= 12
     for target in targets:
         (name,) = re.findall(r"monitor_\w+", target["expr"])
         found = re.search(rf"^{name}({{.*}})? ", text, re.MULTILINE)
         assert found, f"{name} is not exported"
-        for label in re.findall(r"{{(\w+)}}", target["legendFormat"]):
-            assert f'{label}="' in found[1], f"{name} has no label {label}"
+        asked = [*re.findall(r"{{(\w+)}}", target["legendFormat"]), *re.findall(r"by \((.*?)\)", target["expr"])]
+        for label in ", ".join(asked).split(", "):
+            assert not label or f'{label}="' in found[1], f"{name} has no label {label}"
+
+
+def test_every_metric_is_on_the_dashboard_or_close(served):
+    """What the exporter has and the dashboard does not is named here, so that neither is forgotten."""
+    shown = Path(monitor.__file__).with_name("monitor_traffic.grafana.json").read_text()
+    exported = set(re.findall(r"^(monitor_\w+?)(?:{| )", scraped(served), re.MULTILINE))
+    assert {name for name in exported if name not in shown} == {
+        "monitor_tcp_flows_opened_total",
+        "monitor_flows_evicted",
+        "monitor_port_packets_total",
+        "monitor_history_ok",
+        "monitor_history_bytes",
+        "monitor_history_periods_total",
+    }

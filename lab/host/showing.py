@@ -27,7 +27,7 @@ def views(view: Callable[..., Any], *arguments: Any, **options: Any) -> Iterator
 def show_live(shown: Iterator[Any], every_s: float, until: float) -> None:
     """Prints or redraws until the moment `until` (time.monotonic), or for as long as there is something to show."""
     if not sys.stdout.isatty():
-        for each in _paced(shown, every_s, until):
+        for each in paced(shown, every_s, until):
             show(each)
             click.echo()
         return
@@ -35,13 +35,13 @@ def show_live(shown: Iterator[Any], every_s: float, until: float) -> None:
     from rich.live import Live
 
     with Live(console=Console(highlight=False), auto_refresh=False) as screen:
-        for each in _paced(shown, every_s, until):
+        for each in paced(shown, every_s, until):
             screen.update(_drawing(each), refresh=True)
 
 
 def stream_json(shown: Iterator[Any], every_s: float, until: float) -> None:
     """A line each time: an object or array of its own."""
-    for each in _paced(shown, every_s, until):
+    for each in paced(shown, every_s, until):
         show_json(each)
 
 
@@ -74,7 +74,7 @@ def show(value: Any) -> None:
     sys.stdout.flush()
 
 
-def _paced(shown: Iterator[Any], every_s: float, until: float) -> Iterator[Any]:
+def paced(shown: Iterator[Any], every_s: float, until: float) -> Iterator[Any]:
     """One each period; the first at once."""
     due = time.monotonic()
     for each in shown:
