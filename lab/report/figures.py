@@ -42,6 +42,8 @@ STATISTICS = {
     "path_pps": "path without the program",
     "generator_pps": "generator into a sink",
 }
+SEARCHED = "searched down to"
+"""Beside the bounds of a search: the highest load that kept its goal, and the lowest that did not."""
 HALF_WIDTH = 1.96
 """Standard deviations to each side that hold 95 % of a normal distribution."""
 
@@ -50,7 +52,8 @@ HALF_WIDTH = 1.96
 class Figure:
     """One number with all that it needs to be believed.
 
-    `noise` says why it must not decide anything, and then `kept` is None.
+    `noise` says why it must not decide anything, and then `kept` is None. `confidence` says what the interval is: it
+    holds the truth so often, or a search narrowed the figure down to it.
     """
 
     statistic: str
@@ -60,6 +63,7 @@ class Figure:
     kept: bool | None
     of_limit: float
     noise: str = ""
+    confidence: str = "95 %"
 
     @property
     def verdict(self) -> str:
@@ -72,7 +76,7 @@ class Figure:
         """One line without colour: p99 1.21 µs (95 %: 1.18 to 1.25 µs), limit below 10 µs: kept."""
         told = self.verdict.upper() if self.kept is False else self.verdict
         verdict = f", limit {self.limit}: {told}" if self.limit else ""
-        interval = f" (95 %: {self.interval})" if self.interval else ""
+        interval = f" ({self.confidence}: {self.interval})" if self.interval else ""
         return f"{self.statistic} {self.value}{interval}{verdict}{f'; {self.noise}' if self.noise else ''}"
 
 
@@ -147,6 +151,11 @@ def quantile_interval(samples: Sequence[float], fraction: float) -> tuple[float,
     return ordered[max(0, low - 1)], ordered[min(count - 1, high)]
 
 
+def is_searched(measurement: Measurement) -> bool:
+    """True for a rate that was searched for, whose parts are known: a plain rate is drawn like any other figure."""
+    return any(name in measurement.summary for name in ("ndr_pps", "pdr_pps")) and bool(measurement.trials)
+
+
 def limit_text(limit: Limit, unit: str) -> str:
     """The promise: below 10 µs."""
     return f"{'below' if limit.below else 'above'} {quantity(limit.value, unit)}"
@@ -163,6 +172,7 @@ def _figure(measurement: Measurement, statistic: str, limit: Limit | None) -> Fi
         kept=limit.holds_for(value) if limit and not measurement.too_noisy else None,
         of_limit=_share_of_limit(value, limit) if limit else 0.0,
         noise=measurement.too_noisy,
+        confidence=SEARCHED if is_searched(measurement) else "95 %",
     )
 
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
+NUMBER = re.compile(r"[\d,.]*\d")
 STYLES = ("vendor/uPlot.min.css", "templates/report.css", "templates/numbers.css")
 
 
@@ -174,12 +176,21 @@ def _number_and_unit(text: str) -> Markup:
 
 def _sentence(text: str) -> str:
     """A remark as a sentence of its own: NDR 0.24 Gbit/s."""
-    return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
+    begins_with_word = text[1:2].isalpha()
+    return f"{text[:1].upper() if begins_with_word else text[:1]}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
 def _remarks(several: Sequence[Measured]) -> list[str]:
-    """What was remarked of these costs, each remark once, bills left out: those stand in the table."""
-    return list(dict.fromkeys(remark for each in several for remark in bill_remarks(each.measurement)))[:3]
+    """What was remarked of these costs, bills left out: those stand in the table.
+
+    Of remarks that differ only in their numbers the first stands for all.
+    """
+    first: dict[str, str] = {}
+    for each in several:
+        for remark in bill_remarks(each.measurement):
+            alike = NUMBER.sub("", remark)
+            first.setdefault(alike, remark if len(several) == 1 else f"{remark} ({each.measurement.subject})")
+    return list(first.values())
 
 
 def _trial_count(measured: Measured) -> str:

@@ -16,6 +16,7 @@ from lab.report.curves import arms
 from lab.report.figures import (
     Figure,
     headline_figure,
+    is_searched,
     limit_text,
     metric_name,
     quantile_interval,
@@ -24,7 +25,6 @@ from lab.report.figures import (
     telling_figure,
 )
 from lab.report.plots import Point, Row, cost_plot, dot_plot
-from lab.report.rates import is_searched
 from lab.report.read import Latest
 from lab.report.words import anchor
 
@@ -157,19 +157,26 @@ def costs_plot(several: Sequence[Measured], unit: str) -> Markup:
     lines: dict[str, list[Point]] = {}
     for each in several:
         measurement = each.measurement
-        samples = _added(arms(measurement))
+        samples = _added(measurement)
         value = measurement.summary[measurement.headline]
         point = Point(each.flows or 1, samples, value, measurement.interval)
         lines.setdefault(line_name(each), []).append(point)
     return cost_plot(lines, unit)
 
 
-def _added(several: dict[str, list[float]]) -> list[float]:
-    """What each turn added to the floor beside it; an instrument without a floor has its samples as they are."""
+def _added(measurement: Measurement) -> list[float]:
+    """What each load added to the floor beside it; an instrument without a floor has its samples as they are."""
+    several = arms(measurement)
     own, floor = several.get("with", []), several.get("without", [])
-    if len(own) == len(floor):
-        return [a - b for a, b in zip(own, floor, strict=True)]
-    return own
+    loads = {trial.facts.get("loads") for trial in measurement.trials}
+    number = loads.pop() if len(loads) == 1 else None
+    if len(own) != len(floor):
+        return own
+    added = [a - b for a, b in zip(own, floor, strict=True)]
+    if not isinstance(number, int) or not 0 < number <= len(added):
+        return added
+    turns = len(added) // number
+    return [quantile(added[start : start + turns], 0.5) for start in range(0, turns * number, turns)]
 
 
 def line_name(measured: Measured) -> str:

@@ -121,7 +121,7 @@ class Group:
     @property
     def name(self) -> str:
         """The test's function name as words: "only the denied port is dropped"; "" where the title says the same."""
-        function = self.tests[0].latest.result.nodeid.rpartition("::")[2].partition("[")[0]
+        function = self.tests[0].latest.result.nodeid.partition("[")[0].rpartition("::")[2]
         words = function.removeprefix("test_").replace("_", " ").strip()
         return "" if words in (self.title, self.title.removeprefix("test ")) else words
 

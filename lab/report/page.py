@@ -180,8 +180,14 @@ class Page:
 
     @property
     def differences(self) -> list[Difference]:
-        """Where the environments of the shown runs are not alike; compare numbers only with care then."""
-        return differences([header.environment for header in self.stored.shown_runs])
+        """Where the environments of the shown runs are not alike; what a comparison says is of its own run."""
+        used = {latest.header.id for latest in self.stored.results if not is_comparison(latest.result)}
+        return differences([header.environment for header in self.stored.shown_runs if header.id in used])
+
+    @property
+    def forbidding(self) -> list[Difference]:
+        """Differences that forbid to hold numbers against each other: all but that of the commit."""
+        return [difference for difference in self.differences if difference.name not in ("commit", "dirty")]
 
 
 def page_of(stored: Stored, calibration: Calibrated | Broken | None = None) -> Page:

@@ -16,6 +16,8 @@ from lab.report.curves import thinned
 from lab.report.quantity import plain, quantity, scale, span
 
 MOST_DOTS = 300
+COLOURS = 5
+"""Of lines; a sixth begins again with the first, and its name and its points tell it apart."""
 ROW_HEIGHT = 30
 LINE_HEIGHT = 210
 
@@ -31,6 +33,7 @@ class Row:
     limit: float | None
     accent: bool = True
     promise: str | Markup = ""
+    confidence: str = "95 %"
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,9 @@ def _dot_row(row: Row, across: Axis, unit: str) -> Markup:
         ends = (across.share(end) for end in row.interval)
         marks.append(Markup('<line class="interval" x1="{}%" x2="{}%" y1="{}" y2="{}"/>').format(*ends, middle, middle))
     marks.append(_tall("value", across.share(row.value), quantity(row.value, unit)))
-    interval = Markup(' <span class="fine">95 %: {}</span>').format(span(row.interval, unit)) if row.interval else ""
+    interval = ""
+    if row.interval:
+        interval = Markup(' <span class="fine">{}: {}</span>').format(row.confidence, span(row.interval, unit))
     return Markup(
         '<div class="dot-row{}"><p><span>{}</span> <b>{}</b>{}{}</p>'
         '<svg height="{}" role="img" aria-label="{}: {} trials">{}</svg></div>'
@@ -161,7 +166,7 @@ def _line_names(labels: list[str]) -> Markup:
     if len(labels) < 2:
         return Markup("")
     names = Markup("").join(
-        Markup('<li class="line-{}">{}</li>').format(index % 4, label) for index, label in enumerate(labels)
+        Markup('<li class="line-{}">{}</li>').format(index % COLOURS, label) for index, label in enumerate(labels)
     )
     return Markup('<ul class="line-names">{}</ul>').format(names)
 
@@ -192,7 +197,7 @@ def _line(index: int, label: str, line: list[Point], axes: tuple[Axis, Axis], un
         for start, end in pairwise(places)
     )
     dots = Markup("").join(_cost_point(point, place, up, unit) for point, place in zip(line, places, strict=True))
-    return Markup('<g class="line line-{}"><title>{}</title>{}{}</g>').format(index % 4, label, strokes, dots)
+    return Markup('<g class="line line-{}"><title>{}</title>{}{}</g>').format(index % COLOURS, label, strokes, dots)
 
 
 def _cost_point(point: Point, place: tuple[float, float], up: Axis, unit: str) -> Markup:

@@ -15,12 +15,12 @@ from lab.report.compared import Compared
 from lab.report.drawing import safe_svg
 from lab.report.figures import (
     Figure,
+    is_searched,
     metric_name,
 )
-from lab.report.measured import Measured, badness, costs_plot, line_name
+from lab.report.measured import Measured, badness, costs_plot
 from lab.report.outcome import Group, Test, groups, outcome_of, tally
 from lab.report.quantity import count, plain, quantity, span
-from lab.report.rates import is_searched
 from lab.report.words import anchor, shown
 
 
@@ -52,11 +52,6 @@ class Cell:
     figure: Figure
     of: int
     costs: tuple[Cost, ...] = ()
-
-    @property
-    def subject(self) -> str:
-        """Of costs: which case the dearest is, the number of flows left out."""
-        return line_name(self.measured) if self.of > len(self.costs) else ""
 
 
 @dataclass(frozen=True)

@@ -6,35 +6,33 @@ from dataclasses import dataclass
 
 from markupsafe import Markup
 
-from lab.model.measurement import Measurement, Trial
+from lab.model.measurement import Measurement
 from lab.model.statistics import median_interval, quantile
-from lab.report.curves import YARDSTICK
-from lab.report.figures import limit_text, statistic_name
+from lab.report.figures import SEARCHED, limit_text, statistic_name
 from lab.report.plots import Row, axis, dot_plot
 from lab.report.quantity import plain, quantity, scale
 from lab.report.sound import numbers
 
-SEARCHED = ("ndr_pps", "pdr_pps")
+GOALS = ("ndr_pps", "pdr_pps")
 UNPACED = {"mrr": "mrr_pps", "path": "path_pps", "generator": "generator_pps"}
 """Arms of trials without pacing, and the figure of the summary that each gives."""
 HEIGHT = 120
-
-
-def is_searched(measurement: Measurement) -> bool:
-    """True for a rate whose parts are known: a plain rate is drawn like any other figure."""
-    return any(name in measurement.summary for name in SEARCHED) and bool(measurement.trials)
+OFF_THE_SCALE = 3
+"""Times the fastest of the others: a generator that is so much faster limits nothing, and would squeeze them all."""
 
 
 def rate_rows(measurement: Measurement) -> Markup:
     """NDR, PDR and MRR below each other, then the same path and the generator without the program."""
-    rows = [_searched(measurement, name) for name in SEARCHED if name in measurement.summary]
-    rows += [
-        _unpaced(measurement, trial, UNPACED[trial.arm])
-        for arm in UNPACED
-        for trial in measurement.trials
-        if trial.arm == arm and trial.samples and UNPACED[arm] in measurement.summary
+    rows = [_searched(measurement, name) for name in GOALS if name in measurement.summary]
+    rows += _unpaced(measurement, "mrr") + _unpaced(measurement, "path")
+    generator = _unpaced(measurement, "generator")
+    most = OFF_THE_SCALE * max(row.value for row in rows)
+    beyond = [
+        Markup('<p class="fine">{}: {}, off the scale</p>').format(row.label, quantity(row.value, measurement.unit))
+        for row in generator
+        if row.value > most
     ]
-    return dot_plot(rows, measurement.unit)
+    return dot_plot(rows if beyond else rows + generator, measurement.unit) + Markup("").join(beyond)
 
 
 def _searched(measurement: Measurement, name: str) -> Row:
@@ -47,20 +45,25 @@ def _searched(measurement: Measurement, name: str) -> Row:
         value=value,
         interval=measurement.interval if name == measurement.headline else None,
         limit=limit.value if limit else None,
+        confidence=SEARCHED,
         promise=f" limit {limit_text(limit, measurement.unit)}" if limit else "",
     )
 
 
-def _unpaced(measurement: Measurement, trial: Trial, name: str) -> Row:
-    samples = trial.samples
-    return Row(
-        label=f"{statistic_name(name)}, median of {plain(len(samples))} trials",
-        samples=samples,
-        value=quantile(samples, 0.5),
-        interval=median_interval(samples),
-        limit=None,
-        accent=trial.arm not in ("path", "generator", YARDSTICK),
-    )
+def _unpaced(measurement: Measurement, arm: str) -> list[Row]:
+    """A row of the trials of one arm, none where there are no such trials."""
+    return [
+        Row(
+            label=f"{statistic_name(UNPACED[arm])}, median of {plain(len(trial.samples))} trials",
+            samples=trial.samples,
+            value=quantile(trial.samples, 0.5),
+            interval=median_interval(trial.samples),
+            limit=None,
+            accent=arm == "mrr",
+        )
+        for trial in measurement.trials
+        if trial.arm == arm and trial.samples
+    ]
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ def losses(measurement: Measurement) -> Markup:
         Markup(
             '<line class="grid" x1="0" x2="100%" y1="{0}" y2="{0}"/>'
             '<text x="-8" y="{0}" dy="4" text-anchor="end">{1} %</text>'
-        ).format(_height(up.share(tick)), plain(tick))
+        ).format(_height(up.share(tick)), f"{tick:g}")
         for tick in (up.ticks[0], up.ticks[-1])
     ]
     marks += [

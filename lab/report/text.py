@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from lab.report.measured import Measured
-from lab.report.outcome import tally
 from lab.report.page import HEADLINES, Page, page_of
 from lab.report.program import Program
 from lab.report.quantity import count, plain, seconds
@@ -23,8 +22,8 @@ def summary(runs: Path) -> str:
     width = max(len(program.name) for program in page.everything)
     lines = [_head(page), ""]
     for program in page.everything:
-        lines.append(f"{_mark(program.outcome)} {program.name:<{width}}  {tally(program.tests)}")
-        lines += [f"       {line}" for line in _numbers(program)]
+        lines.append(f"{_mark(program.outcome)} {program.name:<{width}}  {program.verdict}")
+        lines += [f"       {line}" for line in (*_numbers(program), *_comparisons(program))]
     lines += [f"Method of {name.lower()}: {method}." for name, method in page.methods]
     lines += ["", *_failures(page), *_warnings(page)]
     return "\n".join(lines).rstrip()
@@ -54,6 +53,14 @@ def _numbers(program: Program) -> list[str]:
     return lines
 
 
+def _comparisons(program: Program) -> list[str]:
+    return [
+        f"{each.who}, {each.comparison.subject}: {each.verdict} ({each.confidence}: {each.interval})"
+        + (f"; {each.too_noisy}" if each.too_noisy else "")
+        for each in program.comparisons
+    ]
+
+
 def _number(measured: Measured, of: int) -> str:
     worst = f", worst of {plain(of)}" if of > 1 else ""
     return f"{measured.name}, {measured.measurement.subject}{worst}: {measured.telling.sentence}"
@@ -77,7 +84,7 @@ def _warnings(page: Page) -> list[str]:
     lines = [f"left out {broken.name}: {broken.why}" for broken in page.stored.broken]
     if page.older:
         lines.append(f"{plain(len(page.older))} results come from older runs.")
-    if page.differences:
-        names = ", ".join(difference.name for difference in page.differences)
+    if page.forbidding:
+        names = ", ".join(difference.name for difference in page.forbidding)
         lines.append(f"The environments of the runs differ in {names}: their numbers do not compare.")
     return lines

@@ -9,7 +9,10 @@
     "packets/s": [[1e6, "M packets/s"], [1, "packets/s"]],
     "bit/s": [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"], [1, "bit/s"]],
   };
-  const ARMS = { with: "--with", without: "--without" };
+  const ARMS = { with: "--with", hook: "--hook", without: "--without", again: "--without", difference: "--difference" };
+  const NAMES = { with: "with the program", hook: "an empty program", without: "without", again: "without, once more", difference: "added" };
+  const DASHES = { without: [5, 3], again: [1, 3] };
+  const UNSUBTRACTED = 0.99; /* Beyond, the tail is interrupts, in every arm: their difference says nothing. */
   const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
   function quantity(value, unit, least = 2) {
@@ -38,7 +41,8 @@
   }
 
   function armNames(m) {
-    return Object.keys(m.curves).sort((a, b) => (a === "with") - (b === "with"));
+    const order = Object.keys(NAMES);
+    return Object.keys(m.curves).sort((a, b) => order.indexOf(b) - order.indexOf(a));
   }
 
   function limitsOf(m) {
@@ -46,10 +50,10 @@
   }
 
   const seriesOf = (m, names, options) => names.map((name, index) => ({
-    label: name === "difference" ? "difference" : name,
-    stroke: colour(name === "difference" ? "--difference" : ARMS[name] || ["--with", "--difference", "--passed", "--without"][index % 4]),
+    label: NAMES[name] || name,
+    stroke: colour(ARMS[name] || ["--with", "--difference", "--passed", "--without"][index % 4]),
     width: 2,
-    dash: name === "without" ? [5, 3] : undefined,
+    dash: DASHES[name],
     points: { show: false },
     ...options(name),
   }));
@@ -62,14 +66,22 @@
     return share === 0.5 ? "median" : `p${percent(share).replace(" %", "")}`;
   }
 
+  /* Of two bare paths their mean, as the instrument takes it. */
+  function bare(m, share) {
+    const paths = ["without", "again"].filter((name) => m.curves[name]);
+    return paths.reduce((sum, name) => sum + valueAt(m.curves[name], share), 0) / paths.length;
+  }
+
+  const FEWEST = 4; /* Samples beyond the end of the axis. */
+
   function percentilesView(m) {
     const names = armNames(m);
-    const most = Math.max(...names.map((name) => m.curves[name].share.length > 1 ? m.curves[name].share[m.curves[name].share.length - 2] : 0.5));
+    const most = 1 - FEWEST / Math.max(...m.trials.map((trial) => trial.facts.taken || trial.taken), 2 * FEWEST);
     const end = nines(Math.min(most, 0.99999));
     const shares = Array.from({ length: 241 }, (_, index) => 1 - 10 ** (-(index / 240) * end));
     const columns = names.map((name) => positive(shares.map((share) => valueAt(m.curves[name], share))));
     const both = m.curves.with && m.curves.without;
-    if (both) columns.push(positive(shares.map((share) => valueAt(m.curves.with, share) - valueAt(m.curves.without, share))));
+    if (both) columns.push(positive(shares.map((share) => (share > UNSUBTRACTED ? null : valueAt(m.curves.with, share) - bare(m, share)))));
     const shown = both ? [...names, "difference"] : names;
     const marks = [0, 0.5, 0.9, 0.99, 0.999, 0.9999].filter((share) => nines(share) <= end * 1.02);
     return {
@@ -79,7 +91,7 @@
       y: logAxis(m.unit),
       names: shown, xName: "percentile", xText: (place) => percent(1 - 10 ** -place), yText: (value) => quantity(value, m.unit),
       horizontal: limitsOf(m),
-      hint: both ? "The limit speaks of the difference; where that is not above zero its line has a gap. Drag to zoom, double-click to see all again." : "Drag to zoom, double-click to see all again.",
+      hint: both ? "What is added is drawn up to p99: the tail beyond is interrupts, in every arm. A limit speaks of it. Drag to zoom, double-click to see all again." : "Drag to zoom, double-click to see all again.",
     };
   }
 
