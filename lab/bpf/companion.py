@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from lab.errors import LoadError
-from lab.project import shipped_bpf
+from lab.project import shipped_bpf, trusted
 
 
 def companion(stem: str) -> ModuleType:
@@ -36,7 +36,7 @@ def _found(stem: str) -> Path:
     folders = [*(folder / "bpf" for folder in (here, *here.parents)), shipped_bpf()]
     for folder in folders:
         if (folder / f"{stem}.py").is_file():
-            return (folder / f"{stem}.py").resolve()
+            return trusted((folder / f"{stem}.py").resolve())
     raise LoadError(
         f"companion {stem}: no bpf/{stem}.py in {here} or above, nor among the shipped programs",
         mend="write it beside the .bpf.c file",

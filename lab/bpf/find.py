@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lab.errors import LoadError
-from lab.project import find_project, shipped_bpf
+from lab.project import shipped_bpf, trusted, upwards
 
 ENDINGS = (".bpf.c", ".bpf.o", ".c", ".o")
 SHOWN = 12
@@ -30,7 +30,7 @@ def find(source: str | os.PathLike[str], near: Path | None = None) -> Path:
     for folder in folders:
         for ending in (".bpf.c", ".bpf.o"):
             if _is_there(folder / f"{text}{ending}"):
-                return folder / f"{text}{ending}"
+                return trusted(folder / f"{text}{ending}")
     there = sorted({each.name.partition(".")[0] for folder in folders for each in folder.glob("*.bpf.[co]")})
     close = difflib.get_close_matches(text, there) or there
     raise LoadError(
@@ -58,19 +58,9 @@ def _is_there(path: Path) -> bool:
 def _folders(near: Path | None) -> Iterator[Path]:
     seen: set[Path] = set()
     for start in (near, Path.cwd()):
-        for folder in _upwards(start) if start is not None else ():
+        for folder in upwards(start) if start is not None else ():
             for place in (folder / "bpf", folder, folder / "examples"):
                 if place not in seen:
                     seen.add(place)
                     yield place
     yield shipped_bpf()
-
-
-def _upwards(start: Path) -> Iterator[Path]:
-    """The folder and those above it, no further than the root of its project."""
-    start = start.resolve()
-    root = find_project(start)
-    for folder in (start, *start.parents):
-        yield folder
-        if folder == root:
-            return

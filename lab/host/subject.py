@@ -17,6 +17,7 @@ from lab.bpf.loader import Loader
 from lab.errors import LoadError
 from lab.host import companion_options as options_of
 from lab.host.knobs import knob_values
+from lab.project import trusted
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachment
@@ -109,7 +110,7 @@ def find_subject(named: str | os.PathLike[str]) -> Subject:
     source = find(text)
     stem = source.name.partition(".")[0]
     beside = source.with_name(f"{stem}.py")
-    return Subject(stem, source, beside if beside.is_file() else None)
+    return Subject(stem, source, trusted(beside) if beside.is_file() else None)
 
 
 def _companion_alone(stem: str) -> Path | None:
@@ -123,7 +124,7 @@ def _companion_alone(stem: str) -> Path | None:
         if any((folder / f"{stem}{ending}").is_file() for ending in (".bpf.c", ".bpf.o")):
             return None
         if path.is_file() and "HOOKS" in read_companion(path).names:
-            return path
+            return trusted(path)
     return None
 
 
