@@ -24,7 +24,7 @@ from lab.host.options import (
     seconds,
     until_told_to_stop,
 )
-from lab.host.plain import cell
+from lab.host.plain import cell, visible
 from lab.host.subject import CALLED, Subject, attached, find_subject
 from lab.program_list import header_part, read_companion, read_source
 
@@ -118,7 +118,7 @@ def _watch(events: Iterator[Any], until: float, as_json: bool) -> None:
 
 
 def _line(event: Any) -> str:
-    return cell(event) if isinstance(event, Record) else str(event)
+    return cell(event) if isinstance(event, Record) else visible(str(event), but="\n\t")
 
 
 def _show_once(subject: Subject, program: Any, values: dict[str, Any], as_json: bool) -> None:

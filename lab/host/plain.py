@@ -36,7 +36,19 @@ def cell(value: Any) -> str:
     """In a few words: floats to three digits, records by field."""
     if isinstance(value, float):
         return f"{value:.3g}" if abs(value) < 100 else f"{value:.0f}"
-    return value if isinstance(value, str) else _words(plain(value))
+    return visible(value if isinstance(value, str) else _words(plain(value)))
+
+
+def visible(text: str, but: str = "") -> str:
+    """What a terminal would obey or hide (escapes, carriage returns, direction marks) as \\x1b and the like.
+
+    A process chooses its own name, and a packet its bytes. `but`: characters that stay as they are.
+    """
+    if text.isprintable():
+        return text
+    return "".join(
+        each if each.isprintable() or each in but else each.encode("unicode_escape").decode() for each in text
+    )
 
 
 def is_zero(value: Any) -> bool:

@@ -119,7 +119,9 @@ def _drawn(table: Table) -> Any:
         drawn.add_column(name, justify="right" if _is_numeric(table, place) else "left", overflow="fold")
     for row in table.rows:
         drawn.add_row(*(Text(cell(each)) for each in row))
-    return Group(Text(table.title, "bold"), *([drawn] if table.columns else []), *([table.note] if table.note else []))
+    return Group(
+        Text(table.title, "bold"), *([drawn] if table.columns else []), *([Text(table.note)] if table.note else [])
+    )
 
 
 def _print_plain(table: Table) -> None:

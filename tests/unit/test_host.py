@@ -19,7 +19,7 @@ from lab.host.companion_options import chosen, options_of
 from lab.host.knobs import knob_values
 from lab.host.options import place_options, seconds
 from lab.host.place import Place
-from lab.host.plain import cell, is_zero, plain
+from lab.host.plain import cell, is_zero, plain, visible
 from lab.model.table import Table
 from lab.program_list import header_part, programs_in, read_companion
 
@@ -179,6 +179,28 @@ def test_values_as_json_and_as_words(value: object, json_value: object, text: st
     assert plain(value) == json_value
     assert json.loads(json.dumps(plain(value))) == json_value
     assert cell(value) == text
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("nginx", "nginx"),
+        ("Größe 中", "Größe 中"),
+        ("a\x1b[2J\x1b]0;title\x07b", "a\\x1b[2J\\x1b]0;title\\x07b"),
+        ("paid\rfree", "paid\\rfree"),
+        ("abc\u202edef", "abc\\u202edef"),
+        ("\x9b31m", "\\x9b31m"),
+    ],
+)
+def test_a_terminal_obeys_no_cell(text: str, shown: str) -> None:
+    """Escape sequences, returns and direction marks are there to read, in a table as in a record."""
+    assert cell(text) == visible(text) == shown
+    assert cell({"comm": text}) == f"comm={shown}"
+
+
+def test_lines_of_events_may_keep_their_lines() -> None:
+    """What a companion writes itself stays, an escape beside it does not."""
+    assert visible("one\n\ttwo\x1b", but="\n\t") == "one\n\ttwo\\x1b"
 
 
 def test_an_entry_never_written_is_zero() -> None:
