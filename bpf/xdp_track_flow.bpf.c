@@ -22,19 +22,9 @@
  *   One or two VLAN tags, IPv4 options and IPv6 extension headers change none of this. A tag is no part of a flow.
  *   Each frame is in a flow or in one outcome; `verdicts` has all. Bytes are whole frames without FCS, as XDP has them.
  *
- * STATES, from what each side has sent and what of it the other side has acknowledged (RFC 9293, 3.3.2):
- *   SYN_SENT      one SYN: a connection being opened, or half-open for good
- *   SYN_CROSSED   a SYN from either side, none acknowledged: simultaneous open
- *   SYN_RECEIVED  both, one of them acknowledged
- *   ESTABLISHED   both acknowledged; also a connection whose beginning was not seen
- *   FIN_WAIT      one FIN          CLOSE_WAIT  and it is acknowledged: half-closed
- *   CLOSING       two FINs, none acknowledged        LAST_ACK  one of them acknowledged
- *   TIME_WAIT     both acknowledged                  RESET     an RST that fits
- *   ONE_WAY, TWO_WAY   all protocols but TCP: packets from one side, from both
- *   An acknowledgement counts if it covers the SYN or FIN it is for; a reset, if its sequence number is within
- *   RESET_REACH of what is known (RFC 5961 in the large). A SYN within a connection changes nothing (the peer answers
- *   with a challenge ACK), but after RESET, or after TIME_WAIT with a later sequence number (RFC 6191), it opens a new
- *   flow. Segments that bring nothing new are counted as retransmits (of a reordered one nobody could tell).
+ * STATES: those of lab/flow_state.h, enum flow_state. A SYN within a connection changes nothing (the peer answers with
+ *   a challenge ACK), but after RESET, or after TIME_WAIT with a later sequence number (RFC 6191), it opens a new flow.
+ *   Segments that bring nothing new are counted as retransmits (of a reordered one nobody could tell).
  *
  * EVENTS, on the ring buffer `events`: OPENED once for each flow, and one CLOSED_ when it ends, with all that was
  * counted until then: CLOSED_FIN on TIME_WAIT, CLOSED_RST on RESET, CLOSED_IDLE, CLOSED_EVICTED. `totals` counts them,
@@ -77,10 +67,9 @@
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
-#include <linux/tcp.h>
-#include <linux/udp.h>
 
 #include <lab/clock.h>
+#include <lab/flow_state.h>
 #include <lab/jhash.h>
 #include <lab/parse.h>
 #include <lab/verdict.h>
@@ -93,14 +82,6 @@
 #define ATTEMPTS      4
 #define NO_SLOTS      0xffffffff
 #define NS_PER_MS     1000000ULL
-#define RESET_REACH   (1 << 20)
-
-#define TCP_FLAGS_AT 13 /* RFC 9293, 3.1 */
-#define TCP_FIN	     0x01
-#define TCP_SYN	     0x02
-#define TCP_RST	     0x04
-#define TCP_ACK	     0x10
-#define TCP_DECISIVE (TCP_FIN | TCP_SYN | TCP_RST | TCP_ACK)
 
 const volatile __u32 flow_count = FLOWS;
 const volatile __u32 chain_count = 2 * FLOWS;
@@ -112,22 +93,6 @@ const volatile __u32 established_idle_ms = 3600000;
 const volatile __u32 closing_idle_ms = 120000;
 const volatile __u32 time_wait_idle_ms = 60000;
 const volatile __u32 reset_idle_ms = 10000;
-
-enum flow_state {
-	FREE,
-	ONE_WAY,
-	TWO_WAY,
-	SYN_SENT,
-	SYN_CROSSED,
-	SYN_RECEIVED,
-	ESTABLISHED,
-	FIN_WAIT,
-	CLOSE_WAIT,
-	CLOSING,
-	LAST_ACK,
-	TIME_WAIT,
-	RESET,
-};
 
 enum happening {
 	OPENED,
@@ -150,16 +115,6 @@ enum outcome {
 	OUTCOMES,
 };
 
-/* What a side has sent. Only its own packets set these, so no two CPUs write one byte. */
-enum sent {
-	SENT_SYN = 1,
-	SENT_FIN = 2,
-	SENT_RST = 4,
-	ACKED_SYN = 8, /* the other side's */
-	ACKED_FIN = 16,
-	KNOWN = 32, /* isn and next_seq are numbers that were seen */
-};
-
 /* The end with the lower address (then port) comes first, so that both directions have one key. */
 struct flow_key {
 	struct in6_addr lower; /* IPv4 as ::ffff:a.b.c.d (RFC 4291, 2.5.5.2) */
@@ -172,12 +127,7 @@ struct flow_key {
 struct side {
 	__u64 packets;
 	__u64 bytes;
-	__u32 isn;	/* initial sequence number, host order */
-	__u32 next_seq; /* behind the last byte it sent */
-	__u32 retransmits;
-	__u8 sent;  /* enum sent */
-	__u8 flags; /* all TCP flags it ever set */
-	__u16 reserved;
+	struct tcp_side tcp;
 };
 
 /* Two cache lines: what a packet is compared with, and what it adds to. */
@@ -278,10 +228,7 @@ struct news {
 	struct flow_key key;
 	__u64 now_ns;
 	__u32 bytes; /* of the frame */
-	__u32 seq;   /* the rest is TCP's, host order */
-	__u32 ack;
-	__u16 payload;	/* bytes */
-	__u8 flags;	/* decisive and others */
+	struct tcp_news tcp;
 	__u8 direction; /* 0: from the lower end */
 };
 
@@ -391,44 +338,6 @@ static __always_inline bool read_key(const struct lab_packet *pkt, struct news *
 	return true;
 }
 
-/* The TCP header's numbers; false when it is cut short or its length contradicts the packet's. */
-static __always_inline bool read_tcp(const struct lab_packet *pkt, struct news *news)
-{
-	const struct tcphdr *tcp = pkt->l4;
-
-	if ((void *)(tcp + 1) > pkt->end || tcp->doff < 5 || tcp->doff * 4 > pkt->l4_bytes)
-		return false;
-	news->seq = bpf_ntohl(tcp->seq);
-	news->ack = bpf_ntohl(tcp->ack_seq);
-	news->flags = ((const __u8 *)tcp)[TCP_FLAGS_AT];
-	news->payload = pkt->l4_bytes - tcp->doff * 4;
-	return true;
-}
-
-/* The length of UDP is the whole datagram's, of which a first fragment has but a part. */
-static __always_inline bool is_whole_udp(const struct lab_packet *pkt)
-{
-	const struct udphdr *udp = pkt->l4;
-
-	if (pkt->l4_bytes < sizeof(*udp) || (void *)(udp + 1) > pkt->end || bpf_ntohs(udp->len) < sizeof(*udp))
-		return false;
-	return pkt->fragment || bpf_ntohs(udp->len) <= pkt->l4_bytes;
-}
-
-static __always_inline bool makes_sense(__u8 flags)
-{
-	switch (flags & TCP_DECISIVE) {
-	case TCP_SYN:
-	case TCP_SYN | TCP_ACK:
-	case TCP_ACK:
-	case TCP_FIN | TCP_ACK:
-	case TCP_RST:
-	case TCP_RST | TCP_ACK:
-		return true;
-	}
-	return false;
-}
-
 /* OUTCOMES when the packet belongs into a flow, else why not. */
 static __always_inline enum outcome read_packet(struct lab_packet *pkt, void *data, void *end, struct news *news)
 {
@@ -450,132 +359,12 @@ static __always_inline enum outcome read_packet(struct lab_packet *pkt, void *da
 		return MALFORMED;
 	if (pkt->protocol != IPPROTO_TCP)
 		return OUTCOMES;
-	if (!read_tcp(pkt, news))
+	if (!read_tcp(pkt, &news->tcp))
 		return MALFORMED;
-	return makes_sense(news->flags) ? OUTCOMES : BAD_FLAGS;
+	return makes_sense(news->tcp.flags) ? OUTCOMES : BAD_FLAGS;
 }
 
 /* ---- TCP ---- */
-
-static __always_inline bool is_after(__u32 seq, __u32 than)
-{
-	return (__s32)(seq - than) > 0; /* RFC 9293, 3.4: numbers wrap */
-}
-
-static __always_inline bool is_near(__u32 seq, __u32 to)
-{
-	return seq - to + RESET_REACH <= 2 * RESET_REACH;
-}
-
-/* A side's own SYN: the first, one more of it, or another attempt while nobody has answered the last. */
-static __always_inline void send_syn(struct side *mine, const struct side *other, const struct news *news)
-{
-	if (mine->sent & SENT_SYN && (other->sent & ACKED_SYN || mine->isn == news->seq)) {
-		/* In a simultaneous open SYN+ACK says the same SYN again, and that is its first acknowledgement. */
-		if (mine->isn == news->seq && (mine->sent & ACKED_SYN || !(news->flags & TCP_ACK)))
-			mine->retransmits++;
-		return;
-	}
-	mine->isn = news->seq;
-	mine->next_seq = news->seq + 1;
-	mine->sent |= SENT_SYN | KNOWN;
-}
-
-/* Data and FIN. */
-static __always_inline void send_data(struct side *mine, const struct news *news)
-{
-	__u32 length = news->payload + (news->flags & TCP_FIN ? 1 : 0);
-	__u32 end = news->seq + length;
-
-	if (!(mine->sent & KNOWN)) {
-		mine->next_seq = end;
-		mine->sent |= KNOWN;
-	} else if (is_after(end, mine->next_seq)) {
-		mine->next_seq = end;
-	} else if (length) {
-		mine->retransmits++;
-	}
-	if (news->flags & TCP_FIN && !(mine->sent & SENT_FIN))
-		mine->sent |= SENT_FIN;
-}
-
-/* RFC 9293, 3.10.7.3: a SYN+ACK for another SYN than the one that was sent is not for this connection. */
-static __always_inline bool answers_another(const struct side *other, const struct news *news)
-{
-	if ((news->flags & (TCP_SYN | TCP_ACK)) != (TCP_SYN | TCP_ACK) || !(other->sent & KNOWN))
-		return false;
-	return !is_after(news->ack, other->isn) || is_after(news->ack, other->next_seq);
-}
-
-/* What the sender acknowledges of the other side's. */
-static __always_inline void acknowledge(struct side *mine, struct side *other, const struct news *news)
-{
-	if (!(other->sent & KNOWN)) {
-		/* The other side was never seen. It has sent a SYN, or there were nothing to acknowledge; and who
-		 * acknowledges without a SYN of its own has opened the connection earlier. */
-		mine->sent |= SENT_SYN | ACKED_SYN;
-		other->sent |= news->flags & TCP_SYN ? SENT_SYN : SENT_SYN | ACKED_SYN;
-		return;
-	}
-	if (is_after(news->ack, other->next_seq))
-		return;
-	if (!(mine->sent & ACKED_SYN) && other->sent & SENT_SYN && is_after(news->ack, other->isn))
-		mine->sent |= ACKED_SYN;
-	if (other->sent & SENT_FIN && !(mine->sent & ACKED_FIN) && news->ack == other->next_seq)
-		mine->sent |= ACKED_FIN;
-}
-
-/* RFC 9293, 3.10.7.3 for a reset that answers a SYN, and RFC 5961 with a wide margin for all others. */
-static __always_inline bool reset_fits(const struct flow *flow, const struct side *mine, const struct side *other,
-				       const struct news *news)
-{
-	if (mine->sent & KNOWN)
-		return is_near(news->seq, mine->next_seq);
-	if (news->flags & TCP_ACK)
-		return !(other->sent & KNOWN) || is_near(news->ack, other->next_seq);
-	return flow->state != SYN_SENT;
-}
-
-static __always_inline enum flow_state tcp_state(const struct flow *flow)
-{
-	__u8 either = flow->sides[0].sent | flow->sides[1].sent;
-	__u8 both = flow->sides[0].sent & flow->sides[1].sent;
-
-	if (either & SENT_RST)
-		return RESET;
-	if (both & ACKED_FIN)
-		return TIME_WAIT;
-	if (both & SENT_FIN)
-		return either & ACKED_FIN ? LAST_ACK : CLOSING;
-	if (either & SENT_FIN)
-		return either & ACKED_FIN ? CLOSE_WAIT : FIN_WAIT;
-	if (both & ACKED_SYN)
-		return ESTABLISHED;
-	if (both & SENT_SYN)
-		return either & ACKED_SYN ? SYN_RECEIVED : SYN_CROSSED;
-	return SYN_SENT;
-}
-
-static __always_inline enum flow_state follow_tcp(struct flow *flow, struct side *mine, struct side *other,
-						  const struct news *news)
-{
-	if ((mine->flags | news->flags) != mine->flags)
-		mine->flags |= news->flags;
-	if (news->flags & TCP_RST) {
-		if (reset_fits(flow, mine, other, news))
-			mine->sent |= SENT_RST;
-		return tcp_state(flow);
-	}
-	if (answers_another(other, news))
-		return flow->state;
-	if (news->flags & TCP_SYN)
-		send_syn(mine, other, news);
-	else
-		send_data(mine, news);
-	if (news->flags & TCP_ACK)
-		acknowledge(mine, other, news);
-	return tcp_state(flow);
-}
 
 /* ---- A packet and its flow ---- */
 
@@ -592,7 +381,7 @@ static __always_inline void follow(struct flow *flow, const struct news *news)
 	if (flow->last_ns != news->now_ns)
 		flow->last_ns = news->now_ns;
 	if (flow->key.protocol == IPPROTO_TCP)
-		state = follow_tcp(flow, mine, other, news);
+		state = follow_tcp(flow->state, &mine->tcp, &other->tcp, &news->tcp);
 	else
 		state = other->packets ? TWO_WAY : ONE_WAY;
 	if (flow->state != state)
@@ -620,17 +409,11 @@ static __always_inline bool is_stale(const struct flow *flow, __u64 now_ns)
 	return (__s64)(now_ns - flow->last_ns) > (__s64)(idle_limit_ms(flow->state) * NS_PER_MS);
 }
 
-/* A port used again: a SYN after the connection has ended. */
 static __always_inline bool begins_anew(const struct flow *flow, const struct news *news)
 {
 	const struct side *mine = &flow->sides[news->direction & 1];
 
-	if ((news->flags & TCP_DECISIVE) != TCP_SYN || flow->key.protocol != IPPROTO_TCP)
-		return false;
-	if (flow->state == RESET)
-		return true;
-	/* RFC 6191: any later number is the new connection's; an earlier one is a duplicate of the old one's SYN. */
-	return flow->state == TIME_WAIT && (!(mine->sent & KNOWN) || is_after(news->seq, mine->next_seq - 1));
+	return flow->key.protocol == IPPROTO_TCP && tcp_begins_anew(flow->state, &mine->tcp, &news->tcp);
 }
 
 /* ---- The table: chains of flows, linked by slot number + 1 (0 ends a chain) ---- */
@@ -800,7 +583,7 @@ static __always_inline void begin(struct flow *flow, const struct news *news)
 	flow->key = news->key;
 	flow->first_ns = news->now_ns;
 	/* Who answers a SYN that was not seen did not open the connection. */
-	flow->opener = news->direction ^ ((news->flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
+	flow->opener = news->direction ^ ((news->tcp.flags & (TCP_SYN | TCP_ACK)) == (TCP_SYN | TCP_ACK));
 	follow(flow, news);
 }
 
@@ -870,7 +653,7 @@ static __noinline int open_flow(const struct news *news)
 		/* Another CPU may have opened it just now. */
 		if (goes_on(&place, news))
 			return give_back(slot, lab_verdict(XDP_PASS, news->bytes));
-		if (news->flags & TCP_RST)
+		if (news->tcp.flags & TCP_RST)
 			return give_back(slot, untracked(STRAY_RESET, news->bytes));
 		/* Looked up again behind each of these: they may have changed this chain. */
 		if (place.flow) {

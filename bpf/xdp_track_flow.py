@@ -122,7 +122,7 @@ def open_flows(maps: Mapping[str, Any]) -> int:
 
 
 def _side(address: ipaddress.IPv6Address, port: int, side: Any) -> Side:
-    return Side(address.ipv4_mapped or address, port, side.packets, side.bytes, side.retransmits)
+    return Side(address.ipv4_mapped or address, port, side.packets, side.bytes, side.tcp.retransmits)
 
 
 # ---- For a person: lab xdp_track_flow ----
