@@ -112,7 +112,7 @@ def test_cost_of_egress(bpf, bench):
 def test_cost_behind_xdp(bpf, bench):
     """ns per datagram at tc ingress of an interface where XDP has counted it: its interface alone."""
     program = loaded(bpf, 1).programs["monitor_ingress"]
-    program.maps["interfaces"][DRIVEN, "XDP"] = {"packets": 1, "bytes": 60}
+    program.maps["places"][DRIVEN] = {"ifindex": DRIVEN, "layers": 1}
     measured = bench.cost(program, datagram(), flows=FLOWS, subject="tc ingress behind XDP, IPv4 UDP")
     assert len(program.maps["flows"]) == 0
     assert all(each.p50 > 0 for each in measured)

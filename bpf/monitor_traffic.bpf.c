@@ -7,6 +7,7 @@
  *   monitor_ingress   tc ingress    what comes in and is not of an interface with XDP; and how much reached the stack
  *   monitor_egress    tc egress     what goes out, but was not counted when it came in
  *   monitor_socket    sock_ops      process, state, RTT and retransmits of TCP sockets, at the side that is theirs
+ *   monitor_look      iter/tcp      the sockets that were there before: run once, by look() of the companion
  * They watch: no packet is changed or dropped, no socket behaves otherwise.
  *
  * VERDICTS: XDP_PASS; TC_ACT_UNSPEC at tc, so that other programs have their say; 1 for sockets.
@@ -17,7 +18,8 @@
  *
  * WHAT IS IN NO FLOW, by enum outcome: NOT_IP (ARP, a third VLAN tag), FRAGMENT (a later one: it has no ports),
  * TOO_DEEP (over 6 IPv6 extension headers), MALFORMED (cut short or contradicting lengths), NO_ROOM (the update of
- * `flows` failed), EVENT_LOST (a connection event met a full ring buffer; the flow is counted all the same).
+ * `flows` failed). Counted beside them, though their flow has them: EVENT_LOST (a connection event met a full ring
+ * buffer), INTERFACE_LEFT_OUT (more than 1,000 interfaces: packets of it are not in `interfaces`, and may count twice).
  *
  * A NEW FLOW of the same ports begins where a socket connects, or where a SYN follows a FIN or a reset.
  *
@@ -30,7 +32,8 @@
  * MAPS
  *   flows        struct flow_key -> struct flow; 65536, or load(max_entries=...). When it is full those unused longest
  *                make room (LRU): counters of a flow that was evicted are gone, `ports` and `interfaces` keep theirs
- *   interfaces   packets and bytes by interface and layer; per CPU
+ *   places       which interfaces were met: by ifindex, modulo the map's size, or one of the next 8
+ *   interfaces   packets and bytes by place * LAYERS + layer; per CPU
  *   ports        what went to the port of a service, TCP or UDP, and came from it; per CPU. It is the port to which
  *                the first packet of the flow went
  *   outcomes     packets in no flow; per CPU
@@ -45,13 +48,14 @@
  *
  * SEVERAL CPUs: a side's counters are added to atomically. A side's socket part is written under the socket's lock.
  *
- * KERNEL 5.11 or later by the helpers it calls (bpf_get_current_task_btf); tried on 6.18.
+ * KERNEL 5.19 or later by the helpers it calls; sockets that were there before are taken from 6.12 on. Tried on 6.18.
  *
  * NOT HANDLED
  *   Network namespaces apart: the same addresses in two of them are one flow. A bridge and its ports, or an interface
  *   and its VLANs, watched together: each sees the packet come in, watch one of them. Tunnels (the outer flow is seen).
- *   Sockets that were there before it: their flows have state by the packets' flags, and no process. Who is accepted
- *   from a listener has the process that called listen(), whichever forked one serves it. UDP has no sockets here.
+ *   Sockets that were there before it have no process, nor has what their listeners accept; who opened such a
+ *   connection is guessed by its ports. Who is accepted from a listener has the process that called listen(), whichever
+ *   forked one serves it. UDP has no sockets here. BIG TCP (IP packets over 64 KB) is MALFORMED.
  *   XDP taken off an interface on which tc stays: its ingress is then in `interfaces` alone.
  */
 #include <stdbool.h>
@@ -62,25 +66,34 @@
 #include <lab/address.h>
 #include <lab/clock.h>
 #include <lab/parse.h>
+#include <lab/tcp_sock.h>
 #include <lab/tcp_state.h>
 
-#define FLOWS	      65536
-#define INTERFACES    1024
-#define PORTS	      65536
-#define HEADERS	      128 /* Ethernet, two tags, IPv6, TCP with all its options */
-#define TCP_LENGTH_AT 12  /* RFC 9293, 3.1: the header's, in words, in the upper half of the byte */
-#define TCP_FLAGS_AT  13
-#define UDP_BYTES     8
-#define VLAN_BYTES    4
-#define FLAG_FIN      0x01
-#define FLAG_SYN      0x02
-#define FLAG_RST      0x04
-#define FLAG_ACK      0x10
-#define PROCESSES     16384
-#define NAME_BYTES    16 /* TASK_COMM_LEN */
-#define FAMILY_IPV4   2
-#define FAMILY_IPV6   10
-#define CALLBACKS     (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+#define FLOWS			  65536
+#define INTERFACES		  1024
+#define PROBES			  8
+#define LEFT_OUT		  INTERFACES /* beyond the maps */
+#define PORTS			  65536
+#define HEADERS			  128 /* Ethernet, two tags, IPv6, TCP with all its options */
+#define TCP_LENGTH_AT		  12  /* RFC 9293, 3.1: the header's, in words, in the upper half of the byte */
+#define TCP_FLAGS_AT		  13
+#define UDP_BYTES		  8
+#define VLAN_BYTES		  4
+#define FLAG_FIN		  0x01
+#define FLAG_SYN		  0x02
+#define FLAG_RST		  0x04
+#define FLAG_ACK		  0x10
+#define PROCESSES		  16384
+#define NAME_BYTES		  16 /* TASK_COMM_LEN */
+#define SOL_TCP			  6
+#define TCP_BPF_SOCK_OPS_CB_FLAGS 1008 /* since Linux 6.12 */
+#define DEEPEST			  32   /* cgroup levels */
+#define FAMILY_IPV4		  2
+#define FAMILY_IPV6		  10
+#define CALLBACKS		  (BPF_SOCK_OPS_STATE_CB_FLAG | BPF_SOCK_OPS_RTT_CB_FLAG | BPF_SOCK_OPS_RETRANS_CB_FLAG)
+
+/* Set by look(): whose sockets monitor_look takes; 0: everybody's. */
+__u64 looked_at_cgroup;
 
 const volatile __u32 loopback = 1; /* its ifindex, in each namespace */
 
@@ -88,6 +101,7 @@ enum layer {
 	XDP,
 	TC_INGRESS,
 	TC_EGRESS,
+	LAYERS,
 };
 
 enum outcome {
@@ -97,6 +111,7 @@ enum outcome {
 	MALFORMED,
 	NO_ROOM,
 	EVENT_LOST,
+	INTERFACE_LEFT_OUT,
 	OUTCOMES,
 };
 
@@ -130,25 +145,26 @@ struct flow_key {
 struct side {
 	__u64 packets;
 	__u64 bytes;
-	__u32 srtt_us; /* smoothed; 0: no sample */
-	__u32 retransmits;
 	enum tcp_state state : 8; /* NO_STATE: no socket of ours */
 	__u8 flags;		  /* all TCP flags it ever set */
 	__u16 reserved;
+	__u32 srtt_us; /* smoothed; 0: no sample */
+	__u32 retransmits;
 	__u32 handshake_us; /* 0: not seen */
 	__u32 process;	    /* its id as the first namespace has it; 0: not known */
 	__u32 reserved2;
 };
 
+/* What every packet touches comes first: of a million flows each further cache line costs a miss. */
 struct flow {
-	__u64 first_ns; /* CLOCK_MONOTONIC */
-	__u64 last_ns;	/* as of the tick before */
+	__u64 last_ns;	/* CLOCK_MONOTONIC, as of the tick before */
 	__u64 asked_ns; /* when the SYN or SYN-ACK came by that waits for its answer; 0: none does */
 	__u32 ifindex;	/* where it was seen first; 0: a socket was earlier than its first packet */
 	__u8 opener;	/* the side of the first packet: 0 lower, 1 upper */
 	__u8 asker;	/* whose it is that `asked_ns` is the time of */
 	__u16 reserved;
 	struct side sides[2];
+	__u64 first_ns;
 };
 
 struct event {
@@ -162,9 +178,9 @@ struct event {
 };
 const struct event *kept_for_btf __attribute__((unused));
 
-struct interface_key {
-	__u32 ifindex;
-	enum layer layer;
+struct place {
+	__u32 ifindex; /* 0: free */
+	__u32 layers;  /* that saw a packet, by bit */
 };
 
 struct count {
@@ -190,9 +206,16 @@ struct {
 } flows SEC(".maps");
 
 struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_HASH);
+	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(max_entries, INTERFACES);
-	__type(key, struct interface_key);
+	__type(key, __u32);
+	__type(value, struct place);
+} places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, INTERFACES *LAYERS);
+	__type(key, __u32);
 	__type(value, struct count);
 } interfaces SEC(".maps");
 
@@ -248,6 +271,13 @@ struct {
 	__uint(max_entries, 1 << 22);
 } events SEC(".maps");
 
+/* An iterator's context, as include/linux/bpf.h lays it out: pointers of 8 bytes. */
+struct bpf_iter__tcp {
+	__u64 meta;
+	struct sock_common *sk_common;
+	__u32 uid;
+};
+
 struct task_struct {
 	int tgid;
 	struct task_struct *group_leader;
@@ -281,29 +311,54 @@ static __always_inline void untracked(enum outcome outcome, __u32 packets)
 	add(&outcomes, outcome, packets);
 }
 
+/* Free ones are taken for it if `taking`; LEFT_OUT: there is none, or no room. */
+static __noinline __u32 find_place(__u32 ifindex, bool taking)
+{
+	for (__u32 probe = 0; probe < PROBES; probe++) {
+		__u32 number = (ifindex + probe) % INTERFACES, taken;
+		struct place *place = bpf_map_lookup_elem(&places, &number);
+
+		if (!place || (!place->ifindex && !taking))
+			return LEFT_OUT;
+		taken = place->ifindex ?: __sync_val_compare_and_swap(&place->ifindex, 0, ifindex);
+		if (!taken || taken == ifindex)
+			return number;
+	}
+	return LEFT_OUT;
+}
+
+/* Its own number, nearly always; a hash table would cost 30 ns. */
+static __always_inline __u32 place_of(__u32 ifindex, bool taking)
+{
+	__u32 number = ifindex % INTERFACES;
+	struct place *place = bpf_map_lookup_elem(&places, &number);
+
+	return place && place->ifindex == ifindex ? number : find_place(ifindex, taking);
+}
+
 /* A per-CPU slot, and XDP and tc run with bottom halves disabled: nobody else writes it now. */
 static __always_inline void count_interface(__u32 ifindex, enum layer layer, __u32 packets, __u32 bytes)
 {
-	struct interface_key key = { ifindex, layer };
-	struct count *count = bpf_map_lookup_elem(&interfaces, &key), first = { packets, bytes };
+	__u32 number = place_of(ifindex, true), slot = number * LAYERS + layer;
+	struct place *place = bpf_map_lookup_elem(&places, &number);
+	struct count *count = bpf_map_lookup_elem(&interfaces, &slot);
 
-	if (!count) {
-		/* NOEXIST: two CPUs may see the first packets; who comes second adds. */
-		if (!bpf_map_update_elem(&interfaces, &key, &first, BPF_NOEXIST))
-			return;
-		count = bpf_map_lookup_elem(&interfaces, &key);
-		if (!count)
-			return;
+	if (!place || !count) {
+		untracked(INTERFACE_LEFT_OUT, packets);
+		return;
 	}
+	if (!(place->layers & 1 << layer))
+		__sync_fetch_and_or(&place->layers, 1 << layer);
 	count->packets += packets;
 	count->bytes += bytes;
 }
 
 static __always_inline bool is_watched(__u32 ifindex, enum layer layer)
 {
-	struct interface_key key = { ifindex, layer };
+	__u32 number = place_of(ifindex, false);
+	struct place *place = bpf_map_lookup_elem(&places, &number);
 
-	return bpf_map_lookup_elem(&interfaces, &key);
+	return place && place->layers & 1 << layer;
 }
 
 static __always_inline void count_port(const struct news *news, const struct flow *flow)
@@ -718,6 +773,70 @@ int monitor_socket(struct bpf_sock_ops *ctx)
 		break;
 	}
 	return 1;
+}
+
+/* ---- Sockets that were there before ---- */
+
+static __always_inline bool is_below(struct cgroup *cgroup, __u64 id)
+{
+	struct cgroup_subsys_state *above;
+
+	for (int level = 0; id && level < DEEPEST && cgroup; level++) {
+		if (cgroup->kn->id == id)
+			return true;
+		above = cgroup->self.parent;
+		cgroup = above ? above->cgroup : NULL;
+	}
+	return !id;
+}
+
+/* Which of the two ends opened the connection is not known: services have the lower ports. */
+static __always_inline bool read_ends(const struct sock_common *common, struct flow_key *key, __u32 *side)
+{
+	struct in6_addr local, remote;
+
+	if (common->skc_family == FAMILY_IPV4) {
+		local = lab_mapped(common->skc_rcv_saddr);
+		remote = lab_mapped(common->skc_daddr);
+	} else {
+		local = common->skc_v6_rcv_saddr;
+		remote = common->skc_v6_daddr;
+	}
+	key->protocol = IPPROTO_TCP;
+	*side = make_key(key, &local, &remote, bpf_htons(common->skc_num), common->skc_dport);
+	return common->skc_num < bpf_ntohs(common->skc_dport);
+}
+
+/* A TCP socket of the namespace, under its lock: it has a flow from now on, and its callbacks. */
+SEC("iter/tcp")
+int monitor_look(struct bpf_iter__tcp *ctx)
+{
+	struct sock_common *common = ctx->sk_common;
+	struct flow_key key = {};
+	struct tcp_sock *tcp;
+	struct side *socket;
+	struct flow *flow;
+	bool is_service;
+	__u32 side;
+	int flags;
+
+	tcp = common ? bpf_skc_to_tcp_sock(common) : NULL;
+	if (!tcp || !is_below(tcp->inet_conn.icsk_inet.sk.sk_cgrp_data.cgroup, looked_at_cgroup))
+		return 0;
+	if (tcp->inet_conn.icsk_inet.sk.__sk_common.skc_state == LISTEN)
+		return 0;
+	flags = tcp->bpf_sock_ops_cb_flags | CALLBACKS;
+	if (bpf_setsockopt(tcp, SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, &flags, sizeof(flags)))
+		return 0;
+	is_service = read_ends(&tcp->inet_conn.icsk_inet.sk.__sk_common, &key, &side);
+	flow = bpf_map_lookup_elem(&flows, &key) ?: open_flow(&key, 0, is_service ? !side : side);
+	if (!flow)
+		return 0;
+	socket = &flow->sides[side & 1];
+	socket->state = tcp->inet_conn.icsk_inet.sk.__sk_common.skc_state;
+	socket->srtt_us = tcp->srtt_us >> 3;
+	socket->retransmits = tcp->total_retrans;
+	return 0;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -13,6 +13,7 @@ in monitor_traffic_command.py, with alerts, history, exporter and screen beside 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from typing import Any
 import click
 
 from lab.bpf.companion import load_module
+from lab.bpf.iterate import iterate
 from lab.errors import AttachError
 from lab.model.action import Mode
 
@@ -64,17 +66,23 @@ def load(bpf: Any, *, flows: int = 65536, **knobs: Any) -> Any:
 
 def attach_to(program: Any, interfaces: Sequence[Any], group: Any, *, mode: Mode = Mode.NATIVE) -> Iterator[Any]:
     """XDP, tc ingress and tc egress on each interface, the sockets of the cgroup: yields each Attachment."""
-    for name, each in program.programs.items():
+    for each in program.programs.values():
         if each.type == "xdp":
             yield from (each.attach(interface, mode=mode) for interface in interfaces)
-        elif name != "monitor_socket":
+        elif each.type == "sched_cls":
             yield from (each.attach(interface) for interface in interfaces)
-        else:
+        elif each.type == "sock_ops":
             yield each.attach(group)
 
 
+def look(program: Any, group: Any) -> None:
+    """Takes the sockets that were there before, of the cgroup and of the calling thread's network namespace."""
+    program.globals["looked_at_cgroup"] = os.fstat(group.cgroup_fd).st_ino
+    iterate(program.programs["monitor_look"])
+
+
 def attach(program: Any, place: Any, *, xdp: bool = True) -> Iterator[Any]:
-    """All four layers: on every interface of the place, and on its cgroup.
+    """All four layers: on every interface of the place, and on its cgroup; sockets that are there are taken too.
 
     An interface that has an XDP program already keeps it: tc counts instead what comes in.
 
@@ -82,10 +90,12 @@ def attach(program: Any, place: Any, *, xdp: bool = True) -> Iterator[Any]:
         xdp: without it, tc counts what comes in
     """
     for each in program.programs.values():
-        if each.type != "xdp":
+        if each.type in ("sched_cls", "sock_ops"):
             yield from place.attach(each)
-        elif xdp:
+        elif each.type == "xdp" and xdp:
             yield from _attach_xdp(each, place)
+    if place.cgroup:
+        look(program, place.cgroup)
 
 
 def _attach_xdp(program: Any, place: Any) -> Iterator[Any]:

@@ -110,6 +110,7 @@ class Monitor:
 
     def __init__(self, program: Any, values: Mapping[str, Any], alerts: Any, history: Any, exporter: Any) -> None:
         self.sampler = part("sample").Sampler(program.maps)
+        self.sampler.begin()
         self.alerts, self.history, self.exporter = alerts, history, exporter
         self._values = values
         self._recent: deque[Any] = deque(maxlen=RECENT_EVENTS)

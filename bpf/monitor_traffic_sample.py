@@ -384,11 +384,17 @@ class Sampler:
         self._last: Sample | None = None
         self._counts: dict[tuple[int, str], tuple[int, int]] = {}
 
+    def begin(self) -> None:
+        """What was there before now is nobody's rate; its events are kept for the first sample."""
+        self._read([])
+
     def take(self) -> Sample:
         """Reads the maps once."""
+        return self._read(self._maps["events"].drain())
+
+    def _read(self, events: Sequence[Any]) -> Sample:
         now = time.monotonic()
         seconds, self._started = max(now - self._started, 1e-3), now
-        events = self._maps["events"].drain()
         happened, connections = self._totals("happenings"), self._totals("connections")
         earlier = {**self._last.happened, **self._last.connections} if self._last else {}
         self._last = Sample(
@@ -424,8 +430,15 @@ class Sampler:
 
 
 def layers(maps: Mapping[str, Any]) -> dict[tuple[int, str], Any]:
-    """Packets and bytes (`.packets`, `.bytes`) of each interface (ifindex) at each layer."""
-    return {(key.ifindex, key.layer.name): each.total() for key, each in maps["interfaces"].items()}
+    """Packets and bytes (`.packets`, `.bytes`) of each interface (ifindex) at each layer that saw some."""
+    met = [(number, place) for number, place in maps["places"].items() if place.ifindex]
+    names = ("XDP", "TC_INGRESS", "TC_EGRESS")
+    return {
+        (place.ifindex, name): maps["interfaces"].total(number * len(names) + layer)
+        for number, place in met
+        for layer, name in enumerate(names)
+        if place.layers >> layer & 1
+    }
 
 
 def interface_name(ifindex: int) -> str:
