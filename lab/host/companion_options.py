@@ -48,7 +48,7 @@ def _option(function: Callable[..., Any], parameter: inspect.Parameter) -> click
     return click.Option(
         [spelled, parameter.name],
         type=None if kind is bool else _click_type(kind),
-        default=None if many else parameter.default,
+        default=parameter.default or None if many else parameter.default,
         multiple=many,
         help=_help(function, parameter.name),
         show_default=parameter.default not in (None, "", (), False),

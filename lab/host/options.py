@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from lab.host.place import Place, interface_names, open_place
+from lab.host.place import NETFILTER_HOOKS, Place, interface_names, open_place
 from lab.model.action import Direction, Mode
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -61,6 +61,7 @@ def place_parameters() -> list[click.Option]:
             metavar="tcp/PORT",
             help="A socket that waits on a port (sk_reuseport).",
         ),
+        click.Option(["--hook"], type=click.Choice(NETFILTER_HOOKS), help="Where a netfilter program stands."),
         click.Option(
             ["--netns"], default="", metavar="NAME|PID", help="The network namespace, of `ip netns` or of a process."
         ),
@@ -106,6 +107,7 @@ def opened(values: dict[str, Any]) -> Iterator[Place]:
         sockets=values.pop("sockets"),
         mode=Mode(mode) if mode else None,
         direction=Direction(direction) if direction else None,
+        hook=values.pop("hook") or "",
     ) as place:
         yield place
 

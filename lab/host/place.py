@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lab.bpf.program import Program
 
 NAMED_NAMESPACES = Path("/run/netns")
+NETFILTER_HOOKS = ("prerouting", "input", "forward", "output", "postrouting")
 
 
 @dataclass(frozen=True)
@@ -57,9 +58,13 @@ class Place:
     sockets: tuple[socket.socket, ...] = ()
     mode: Mode | None = None
     direction: Direction | None = None
+    hook: str = ""
+    """Of netfilter."""
 
     def attach(self, program: Program) -> list[Attachment]:
         """The program, wherever its type hooks: on every interface, on the cgroup, on every socket, or just once.
+
+        At netfilter it is twice: for IPv4 and for IPv6.
 
         All of them or none. `mode` None tries native XDP first and falls back to generic where the interface has none;
         the facts then say why (`fallback`).
@@ -67,8 +72,9 @@ class Place:
         made: list[Attachment] = []
         with ExitStack() as undo:
             for target in self.targets(program):
-                made.append(self._attach_to(program, target))
-                undo.callback(made[-1].detach)
+                for options in self._ways(program):
+                    made.append(self._attach_to(program, target, options))
+                    undo.callback(made[-1].detach)
             undo.pop_all()
         return made
 
@@ -101,11 +107,14 @@ class Place:
             asking = asking or _asks_direction(program)
             if _asks_direction(program) and self.direction is None:
                 raise _missing_error(program, "ingress or egress?", "--direction ingress, or --direction egress")
+            if program.type == "netfilter" and not self.hook:
+                raise _missing_error(program, "at which hook?", f"--hook, of {', '.join(NETFILTER_HOOKS)}")
         for option, given, used in (
             ("--interface", self.interfaces, hooks & {"xdp", "tc"}),
             ("--socket", self.sockets, "socket" in hooks),
             ("--mode", self.mode, "xdp" in hooks),
             ("--direction", self.direction, asking),
+            ("--hook", self.hook, "netfilter" in hooks),
         ):
             if given and not used:
                 raise LabError(f"{option} means nothing to {_hooks_of(programs)}", mend="leave it out")
@@ -117,10 +126,16 @@ class Place:
             names = ", ".join(each.name for each in programs)
             raise LabError(f"attach {programs[0].stem}: which of its XDP programs?", mend=f"--program, of {names}")
 
-    def _attach_to(self, program: Program, target: Any) -> Attachment:
+    def _ways(self, program: Program) -> list[dict[str, Any]]:
+        """What else to say to `attach`, once for each attachment to a target."""
+        if program.type == "netfilter":
+            return [{"hook": self.hook, "ip": ip} for ip in (4, 6)]
+        return [{"direction": self.direction if _asks_direction(program) else None}]
+
+    def _attach_to(self, program: Program, target: Any, options: dict[str, Any]) -> Attachment:
         if program.type == "xdp":
             return self._attach_xdp(program, target)
-        return program.attach(target, direction=self.direction if _asks_direction(program) else None)
+        return program.attach(target, **options)
 
     def _attach_xdp(self, program: Program, target: Any) -> Attachment:
         if self.mode is not None:
@@ -145,6 +160,7 @@ def open_place(
     sockets: Sequence[str] = (),
     mode: Mode | None = None,
     direction: Direction | None = None,
+    hook: str = "",
 ) -> Iterator[Place]:
     """The place of these names; the calling thread is inside the namespace for the length of the block.
 
@@ -164,7 +180,7 @@ def open_place(
         if group:
             stack.callback(os.close, group.cgroup_fd)
         waiting = tuple(stack.enter_context(foreign_socket.waiting(*_port(each))) for each in sockets)
-        yield Place(there, group, found, waiting, mode, direction)
+        yield Place(there, group, found, waiting, mode, direction, hook)
 
 
 def interface_names() -> list[str]:

@@ -84,6 +84,13 @@ def summary(program):
 '''
 
 
+SUMMARY = '''\
+"""count_port: what it saw."""
+def summary(program):
+    return f"{program.maps['seen'][0]} counted"
+'''
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     (tmp_path / "pyproject.toml").touch()
@@ -132,6 +139,43 @@ def test_attached_until_interrupted(net: Any, project: Path) -> None:
     assert said == f"attached count_port to eth0: native XDP, program {number}\n"
     assert (status, ended) == (0, "\ndetached count_port; it saw: seen: 1 entry\n")
     assert not programs_at(net.interface("server/eth0"))
+
+
+NETFILTER = """\
+// SPDX-License-Identifier: GPL-2.0-only
+/* count_port: counts what comes to a netfilter hook. */
+#include <linux/bpf.h>
+#include <bpf/bpf_helpers.h>
+struct { __uint(type, BPF_MAP_TYPE_ARRAY); __uint(max_entries, 1); __type(key, __u32); __type(value, __u64); }
+	seen SEC(".maps");
+SEC("netfilter")
+int count_port(void *ctx)
+{
+	__u32 slot = 0;
+	__u64 *count = bpf_map_lookup_elem(&seen, &slot);
+	if (count)
+		__sync_fetch_and_add(count, 1);
+	return 1;
+}
+char _license[] SEC("license") = "GPL";
+"""
+
+
+def test_netfilter_stands_at_a_hook_of_both_families(net: Any, project: Path) -> None:
+    """--hook says which, and is refused where nothing is of netfilter; IPv4 and IPv6 are both seen."""
+    assert "--hook means nothing" in refused(net, project, "attach", "count_port", "-i", "eth0", "--hook", "input")
+    (project / "bpf" / "count_port.bpf.c").write_text(NETFILTER)
+    (project / "bpf" / "count_port.py").write_text(SUMMARY)
+    assert "at which hook?" in refused(net, project, "attach", "count_port")
+    with door(net["server"], project, "attach", "count_port", "--hook", "input") as lab:
+        said = [lab.attached(), lab.attached()]
+        for ip in (4, 6):
+            net.send(Stream.udp("client", "server", dst_port=9000, count=3, ip=ip))
+        status, ended = lab.end()
+    assert [line.partition(",")[0] for line in said] == [
+        f"attached count_port to this namespace: netfilter input IPv{ip}" for ip in (4, 6)
+    ]
+    assert (status, ended.splitlines()[-1]) == (0, "detached count_port; it saw: 6 counted")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

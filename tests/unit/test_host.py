@@ -64,6 +64,20 @@ def test_keyword_only_parameters_are_options() -> None:
     }
 
 
+def test_what_may_be_repeated_has_its_default() -> None:
+    """--only said once or more replaces it; None and () are no value at all."""
+
+    def load(bpf, *, only: tuple[str, ...] = ("a", "b"), any: tuple[str, ...] | None = None):
+        pass
+
+    given: dict[str, object] = {}
+    command = click.Command("c", params=list(options_of([load])), callback=lambda **got: given.update(got))
+    CliRunner().invoke(command, [], catch_exceptions=False)
+    assert given == {"only": ("a", "b"), "any": ()}
+    CliRunner().invoke(command, ["--only", "c"], catch_exceptions=False)
+    assert given == {"only": ("c",), "any": ()}
+
+
 def test_a_function_is_given_what_it_takes() -> None:
     """An option of two functions goes to both, the others to those that have them."""
     given = {"top": 3, "by": "bytes", "only": ("a",)}
