@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from lab.commands.folded import folded
 from lab.errors import NeedsRoot, StoreError
 from lab.kernel import capabilities
 from lab.model.calibration import Bar, Calibration
@@ -24,6 +25,8 @@ INSTRUMENTS = {
     "overhead": "what stays on when nothing is measured",
 }
 """Modules of lab.calibration, in the order in which they run."""
+INDENT = " " * 10
+"""Of what stands behind "held" and "MISSED"."""
 
 
 @click.command("calibrate")
@@ -52,16 +55,34 @@ def _run(name: str, *, quiet: bool) -> list[Bar]:
     if not quiet:
         click.secho(f"{name}: {INSTRUMENTS[name]}", bold=True)
     found = []
+    _say_alive(quiet=quiet)
     for bar in module.bars():
         found.append(bar)
         if not quiet:
+            _wipe()
             _print(bar)
+        _say_alive(quiet=quiet)
+    _wipe()
     return found
+
+
+def _say_alive(*, quiet: bool) -> None:
+    """A bar takes up to a minute: a terminal is told that one is being measured."""
+    if sys.stderr.isatty() and not quiet:
+        click.echo("  measuring ...", nl=False, err=True)
+
+
+def _wipe() -> None:
+    if sys.stderr.isatty():
+        click.echo("\r\033[K", nl=False, err=True)
 
 
 def _print(bar: Bar) -> None:
     word = click.style("held  ", fg="cyan") if bar.held else click.style("MISSED", fg="yellow", bold=True)
-    click.echo(f"  {word}  {bar.what}: {bar.reached}\n          bar: {bar.bar}; {bar.duration_s:.0f} s")
+    told = folded(f"{bar.what}: {bar.reached}", first=INDENT, indent=INDENT)
+    took = f"; {bar.duration_s:.0f} s" if bar.duration_s else ""
+    click.echo(f"  {word}  {told.removeprefix(INDENT)}")
+    click.echo(folded(f"bar: {bar.bar}{took}", first=INDENT, indent=INDENT))
     sys.stdout.flush()
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lab.commands.folded import folded, width
 from lab.errors import LabError
 from lab.project import find_project
 
@@ -20,14 +21,18 @@ if TYPE_CHECKING:
 EPILOG = """\b
 A and B are programs:
   xdp_filter               as it is in the working tree
-  xdp_filter@main          at a commit: its source, headers, companion and benchmark
+  xdp_filter@main          at a commit, with the headers and benchmark of then
   ./mine.bpf.o             any object, any source
   xdp_filter:strict=1      with a knob set
 or both are stored runs (reports/runs/*.json).
 
 \b
-Exit status: 0 compared, 1 slower for certain than --fail-if-slower allows, 2 could not be compared.
+Exit status: 0 compared, 1 slower for certain than --fail-if-slower allows,
+2 could not be compared.
 """
+
+COLOURS = {"slower": "yellow", "faster": "cyan"}
+"""The word says it, too."""
 
 
 class Share(click.ParamType[float]):
@@ -149,13 +154,15 @@ class _Progress:
             share = 100 / base if base > 0 else 0.0
             known = decision.difference.times(share)
             text = f"{title}: {known.value:+.2f} % ({known.low:+.2f} to {known.high:+.2f}) after {passed_s:.1f} s ..."
-            click.echo(f"\r\033[K{text[:118]}", nl=False, err=True)
+            click.echo(f"\r\033[K{text[: width()]}", nl=False, err=True)
 
     def done(self, found: Comparison) -> None:
         """For good."""
         self._wipe()
         if not self._quiet:
-            click.echo(f"{found.subject}\n  {found.sentence}\n  {_small_print(found)}")
+            click.secho(found.subject, bold=True)
+            click.secho(folded(found.sentence, first="  ", indent="    "), fg=COLOURS.get(found.verdict))
+            click.echo(folded(_small_print(found), first="  ", indent="  "))
 
     def _wipe(self) -> None:
         if self._live:

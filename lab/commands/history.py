@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from lab.project import find_project
 
 if TYPE_CHECKING:
     from lab.report.trend import Trend
+
+HEADINGS = ("figure", "runs", "old to new", "now", "to reference", "last change")
 
 
 @click.command("history")
@@ -48,23 +52,35 @@ def command(program: str | None, metric: str | None, runs: Path | None, as_json:
     _print(found)
 
 
-def _print(found: list[Trend]) -> None:
+def _grouped(found: list[Trend]) -> list[tuple[str, ...]]:
+    """For a terminal: the figures of a program below its name. In a pipe each line has the name, for grep."""
+    rows: list[tuple[str, ...]] = []
+    for program, several in groupby(found, key=lambda trend: trend.program):
+        rows.append((program, *[""] * (len(HEADINGS) - 1)))
+        for figure, *others in map(_cells, several):
+            rows.append((f"  {figure}", *others))
+    return rows
+
+
+def _cells(trend: Trend) -> tuple[str, ...]:
     from lab.report.figures import metric_name
     from lab.report.quantity import quantity
 
-    rows = [
-        (
-            trend.program,
-            f"{metric_name(trend.metric)}, {trend.subject}",
-            str(len(trend.points)),
-            trend.sparkline,
-            quantity(trend.newest.figure, trend.newest.unit),
-            f"{trend.newest.ratio:.3f}" if trend.is_relative else "",
-            trend.changes[-1].verdict if trend.changes else "",
-        )
-        for trend in found
-    ]
-    print_table(("program", "figure", "runs", "old to new", "now", "to reference", "last change"), rows)
+    return (
+        f"{metric_name(trend.metric)}, {trend.subject}",
+        str(len(trend.points)),
+        trend.sparkline,
+        quantity(trend.newest.figure, trend.newest.unit),
+        f"{trend.newest.ratio:.3f}" if trend.is_relative else "",
+        trend.changes[-1].verdict if trend.changes else "",
+    )
+
+
+def _print(found: list[Trend]) -> None:
+    rows = _grouped(found) if sys.stdout.isatty() else [(trend.program, *_cells(trend)) for trend in found]
+    headings = ("program", *HEADINGS)[-len(rows[0]) :]
+    told = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+    print_table([headings[place] for place in told], [[row[place] for place in told] for row in rows])
     if left_out := sorted({f"{trend.program}, {trend.metric}: {each}" for trend in found for each in trend.left_out}):
         click.echo(f"\nRuns left out:\n  {f'{chr(10)}  '.join(left_out)}")
 
