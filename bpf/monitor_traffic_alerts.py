@@ -348,8 +348,8 @@ def _connections(rule: Rule, sample: Any) -> Iterator[Breach]:
     if rate <= rule.until:
         return
     who = _busiest_opener(rule, sample.flows)
-    subject = f"tcp/{rule.port}" if rule.port else "all interfaces"
-    yield Breach(b"", subject, rate, f"{rate:,.0f}/s: {opened:,} opened in {sample.seconds:.2f} s{who}")
+    subject = f"tcp/{rule.port}" if rule.port else "new TCP flows"
+    yield Breach(b"", subject, rate, f"{rate:,.0f}/s: {opened:,} in {sample.seconds:.2f} s{who}")
 
 
 def _busiest_opener(rule: Rule, flows: Any) -> str:
@@ -367,7 +367,7 @@ def _busiest_opener(rule: Rule, flows: Any) -> str:
     _, first, counts = np.unique(address, axis=0, return_index=True, return_counts=True)
     most = int(counts.argmax())
     opener = flows.row(int(places[first[most]])).flow.opener.address
-    return f", {counts[most]:,} of those that are there by {opener}"
+    return f", {counts[most]:,} by {opener}"
 
 
 def _greatest(rule: Rule, flows: Any, values: Any) -> list[int]:

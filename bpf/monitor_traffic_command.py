@@ -59,7 +59,7 @@ def _size(ctx: click.Context, param: click.Parameter, given: str) -> int:
 def _options() -> list[click.Option]:
     return [
         click.Option(
-            ["--top"], type=click.IntRange(1), default=20, show_default=True, help="Flows shown at most (tty: as fit)."
+            ["--top"], type=click.IntRange(1), help="Flows shown at most: if not said, as many as fit, or 20 in a pipe."
         ),
         click.Option(
             ["--by"], type=click.Choice(SORTED_BY), default="rate", show_default=True, help="What flows are sorted by."
@@ -144,7 +144,7 @@ class Monitor:
         """Each period as JSON has it."""
         while True:
             top, by = self._values["top"], self._values["by"]
-            yield part("exporter").snapshot_json(self.step(), self.alerts, self.history, top=top, by=by)
+            yield part("exporter").snapshot_json(self.step(), self.alerts, self.history, top=top or 20, by=by)
 
     def lines(self) -> Iterator[Any]:
         """Each period's events, and the alerts that changed, as records; and as text by str()."""

@@ -15,12 +15,9 @@ rows = load_module(Path(__file__).with_name("monitor_traffic_rows.py"))
 
 SHORT = {
     "ESTABLISHED": "ESTAB",
-    "NO_STATE": "",
     "SYN_SENT": "SYN-SENT",
     "SYN_RECV": "SYN-RECV",
-    "TIME_WAIT": "TIME-WAIT",
-}
-SHORT |= {
+    "TIME_WAIT": "TIME-W",
     "FIN_WAIT1": "FIN-W1",
     "FIN_WAIT2": "FIN-W2",
     "CLOSE_WAIT": "CLOSE-W",
@@ -28,10 +25,14 @@ SHORT |= {
     "CLOSE": "CLOSED",
 }
 """As `ss` has them, more or less."""
+FLOWS_FIRST = 8
+"""Flows that must fit before there is room for services and events."""
+MOST_FLOWS, PIPED = 500, 20
 MOST_ALERTS, MOST_PORTS, MOST_EVENTS, MOST_INTERFACES = 4, 5, 5, 6
 SHORTEST_END, LONGEST_END = 12, 47
 """Columns of an address with its port; the longest there is."""
-GAP = 2
+NARROW = 100
+"""Columns: a terminal with fewer has one space between two of them instead of two."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,8 @@ class Seen:
     alerts: Any = None
     notes: Sequence[str] = ()
     """Of the history, and of what is served."""
-    top: int = 20
+    top: int | None = None
+    """Flows at most; None: as many as fit, and 20 in a pipe."""
     by: str = "rate"
     recent: Sequence[Any] = ()
     """Events, the latest last."""
@@ -91,6 +93,10 @@ def fit(text: str, width: int) -> str:
     return f"{text[: width - tail - 1]}…{text[-tail:]}" if width > 2 else text[:width]
 
 
+def _cut(text: str, width: int) -> str:
+    return text if len(text) <= width else f"{text[: width - 1]}…"
+
+
 # ---- The screen ----
 
 
@@ -121,10 +127,10 @@ def _ratio(row: Any) -> str:
 def flow_columns(now_ns: int) -> list[Column]:
     """Those behind the two ends."""
     return [
-        Column("state", 9, lambda row: SHORT.get(row.flow.state, row.flow.state), right=False),
-        Column("out bit/s", 9, lambda row: bits(row.bytes_out / row.seconds)),
-        Column("in bit/s", 9, lambda row: bits(row.bytes_in / row.seconds)),
-        Column("rtt", 7, lambda row: duration(row.flow.rtt_us)),
+        Column("state", 8, lambda row: SHORT.get(row.flow.state, row.flow.state), right=False),
+        Column("out b/s", 7, lambda row: bits(row.bytes_out / row.seconds)),
+        Column("in b/s", 7, lambda row: bits(row.bytes_in / row.seconds)),
+        Column("rtt", 6, lambda row: duration(row.flow.rtt_us)),
         Column("process", 15, lambda row: row.process, 110, right=False),
         Column("bytes", 7, lambda row: scaled(row.flow.bytes), 100),
         Column("packets", 7, lambda row: scaled(row.flow.packets), 130),
@@ -153,15 +159,14 @@ class Screen:
         seen, sample = self._seen, self._seen.sample
         above = [self._head(width), *self._interfaces(), *self._alerts(width)]
         ports, notes = self._ports(width), [(fit(note, width), "dim") for note in (*seen.notes, *_untracked(sample))]
-        events = self._events(width)
-        room = height - 1 - len(above) - 2 - len(notes)
-        flows = min(len(sample.flows), seen.top)
-        below = [part for part in (ports, events) if part]
-        while below and room - sum(map(len, below)) < min(flows, 8):
-            below.pop()
-        room = max(1, room - sum(map(len, below)))
-        every = [*above, *self._flows(width, min(room, seen.top)), *(line for part in below for line in part), *notes]
-        return every[: height - 1]
+        parts = [part for part in (ports, self._events(width)) if part]
+        room = height - 2 - len(above) - len(notes)  # a line of titles, and one where the cursor stays
+        flows = min(len(sample.flows), seen.top or MOST_FLOWS)
+        while parts and room - sum(map(len, parts)) < min(flows, FLOWS_FIRST):
+            parts.pop()
+        room = max(1, room - sum(map(len, parts)))
+        below = [line for part in parts for line in part]
+        return [*above, *self._flows(width, min(room, flows)), *below, *notes][: height - 1]
 
     def _head(self, width: int) -> tuple[str, str]:
         sample = self._seen.sample
@@ -169,7 +174,7 @@ class Screen:
         new, again = sample.grown["FLOW_OPENED"] / sample.seconds, sample.grown["SEGMENT_RETRANSMITTED"]
         told = f"{len(sample.flows):,} flows, {scaled(new)} new/s, {again:,} segments resent"
         clock = time.strftime("%H:%M:%S", time.localtime(sample.at))
-        return fit(f"monitor_traffic  {clock}, up {lasted}  {told}", width), "bold"
+        return _cut(f"monitor_traffic  {clock}, up {lasted}  {told}", width), "bold"
 
     def _interfaces(self) -> Iterator[tuple[str, str]]:
         every = by_interface(self._seen.sample.interfaces)
@@ -183,7 +188,7 @@ class Screen:
         active = self._seen.alerts.active if self._seen.alerts else []
         for alert in active[:MOST_ALERTS]:
             since = time.strftime("%H:%M:%S", time.localtime(alert.since))
-            yield fit(f"! {alert} since {since}", width), "bold red"
+            yield _cut(f"! {since} {alert}", width), "bold red"
         if len(active) > MOST_ALERTS:
             yield f"! and {len(active) - MOST_ALERTS} more alerts", "bold red"
 
@@ -191,25 +196,28 @@ class Screen:
         sample = self._seen.sample
         columns = [each for each in flow_columns(time.monotonic_ns()) if each.least <= width]
         shown = sample.flows.top(most, self._seen.by)
-        rest = width - sum(each.width + GAP for each in columns) - 5 - 2 * GAP - 1
+        gap = 1 if width < NARROW else 2
+        rest = width - 5 - 2 * gap - sum(each.width + gap for each in columns)
         longest = max((len(str(end)) for row in shown for end in (row.flow.opener, row.flow.answerer)), default=0)
         end = max(SHORTEST_END, min(LONGEST_END, longest, rest // 2))
-        yield self._line(columns, end, ("", "from", "to"), [each.title for each in columns]), "dim"
+        yield self._line(columns, (end, gap), ("", "from", "to"), [each.title for each in columns]), "dim"
         for row in shown:
             flow = row.flow
             told = [each.text(row) for each in columns]
             style = "" if row.bytes_out or row.bytes_in else "dim"
-            yield self._line(columns, end, (flow.protocol, str(flow.opener), str(flow.answerer)), told), style
+            yield self._line(columns, (end, gap), (flow.protocol, str(flow.opener), str(flow.answerer)), told), style
         if not shown:
             yield "no packets yet", "dim"
 
-    def _line(self, columns: Sequence[Column], end: int, ends: tuple[str, str, str], told: Sequence[str]) -> str:
-        protocol, source, dest = ends
+    def _line(
+        self, columns: Sequence[Column], room: tuple[int, int], ends: tuple[str, str, str], told: Sequence[str]
+    ) -> str:
+        (end, gap), (protocol, source, dest) = room, ends
         parts = [f"{protocol[:5]:5}", f"{fit(source, end):{end}}", f"{fit(dest, end):{end}}"]
         for column, text in zip(columns, told, strict=True):
             cut = fit(text, column.width)
             parts.append(cut.rjust(column.width) if column.right else cut.ljust(column.width))
-        return (" " * GAP).join(parts).rstrip()
+        return (" " * gap).join(parts).rstrip()
 
     def _ports(self, width: int) -> list[tuple[str, str]]:
         busiest = self._seen.sample.ports.top(MOST_PORTS)
@@ -224,7 +232,7 @@ class Screen:
 
     def _events(self, width: int) -> list[tuple[str, str]]:
         latest = list(self._seen.recent)[-MOST_EVENTS:]
-        return [("", ""), *((fit(str(event), width), "") for event in latest)] if latest else []
+        return [("", ""), *((_cut(str(event), width), "") for event in latest)] if latest else []
 
 
 def by_interface(interfaces: Sequence[Any]) -> dict[str, tuple[Any, Any]]:
@@ -269,7 +277,8 @@ def _flow_table(seen: Seen) -> Table:
     now_ns = time.monotonic_ns()
     columns = ("proto", "from", "to", "state", "flags", "pkts out", "bytes out", "pkts in", "bytes in", "bytes/s")
     told = [
-        (*_row(each), round((now_ns - each.flow.last_ns) / 1e9, 1)) for each in seen.sample.flows.top(seen.top, seen.by)
+        (*_row(each), round((now_ns - each.flow.last_ns) / 1e9, 1))
+        for each in seen.sample.flows.top(seen.top or PIPED, seen.by)
     ]
     missed = missed_text(seen.sample.untracked) or "nothing"
     notes = [
@@ -288,7 +297,7 @@ def _row(each: Any) -> tuple[Any, ...]:
 
 
 def _port_table(seen: Seen) -> Table:
-    told = [(row.port.protocol, row.port.number, *_port(row)) for row in seen.sample.ports.top(seen.top)]
+    told = [(row.port.protocol, row.port.number, *_port(row)) for row in seen.sample.ports.top(seen.top or PIPED)]
     columns = ("proto", "port", "pkts to", "bytes to", "pkts from", "bytes from", "bytes/s")
     return Table("service ports", columns, told)
 
