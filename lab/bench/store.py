@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import secrets
-from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from lab.errors import StoreError
+from lab.kernel import whole_file
 from lab.model.run import Run
 
 
@@ -20,9 +19,9 @@ def new_id(started: datetime) -> str:
 
 
 def write_run(run: Run, folder: Path) -> Path:
-    """Writes reports/runs/<id>.json: into a hidden file, flushed to disk, then renamed.
+    """Writes reports/runs/<id>.json, flushed to disk; StoreError when the folder cannot be written.
 
-    A crash leaves the old state. StoreError when the folder cannot be written.
+    Whenever the process dies, the run is there whole or not at all, and nothing else of it.
     """
     target = folder / f"{run.id}.json"
     try:
@@ -38,18 +37,7 @@ def write_run(run: Run, folder: Path) -> Path:
 
 def write_whole(target: Path, data: Any) -> None:
     """Writes JSON so that whoever reads `target` sees the old content or the new, whole; OSError when it cannot be."""
-    hidden = target.with_name(f".{target.stem}.{os.getpid()}.tmp")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with hidden.open("x", encoding="utf-8") as file:
-            json.dump(data, file, separators=(",", ":"))
-            file.flush()
-            os.fsync(file.fileno())
-        hidden.replace(target)
-    except OSError:
-        with suppress(OSError):  # already gone, or its folder never was
-            hidden.unlink()
-        raise
+    whole_file.write(target, json.dumps(data, separators=(",", ":")).encode())
 
 
 def read_run(path: Path) -> Run:

@@ -14,7 +14,6 @@ import platform
 import shutil
 import stat
 import subprocess
-import tempfile
 import time
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -22,6 +21,7 @@ from functools import cache
 from pathlib import Path
 
 from lab.errors import BuildError, FeatureMissing
+from lab.kernel import whole_file
 from lab.kernel.process import dying_with_the_lab
 from lab.project import shipped_bpf
 
@@ -33,7 +33,6 @@ KERNEL_TYPES_FOLDER = "vmlinux-"
 ATTEMPTS = 5
 CLOCK_STEP_NS = 20_000_000
 """The time of a file is up to one tick of the kernel's clock behind the time of day."""
-ABANDONED_S = 3600
 UNUSED_S = 90 * 24 * 3600
 MEND_COMPILER = "apt-get install clang llvm libbpf-dev linux-libc-dev, or `make setup`"
 TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
@@ -131,49 +130,57 @@ def _compile(source: Path, command: list[str], manifest: Path) -> Path:
 
 def _compile_once(source: Path, command: list[str], manifest: Path) -> tuple[Path, int]:
     """The object, and when the newest of the files that clang read was written (in ns, vmlinux.h left out)."""
-    with tempfile.TemporaryDirectory(dir=manifest.parent, prefix=".build-") as scratch:
-        made, listed = Path(scratch) / "made.o", Path(scratch) / "made.d"
-        output = ["-MD", "-MF", str(listed), "-c", str(source), "-o", str(made)]
-        said = _run([*command, *output])
-        if said and "'vmlinux.h' file not found" in said:
-            said = _run([*command, f"-I{_kernel_types_folder()}", *output])
-        if said:
-            raise BuildError(f"compile {source}: clang refused", kernel=_first_lines(said), mend=_mend(said))
-        read = {str(path): _about(path) for path in _dependencies(listed.read_text())}
-        final = manifest.with_name(f"{_hash([manifest.stem, *(each[2] for each in read.values())])}.bpf.o")
-        made.replace(final)
-        text = Path(scratch) / "manifest"
-        text.write_text(json.dumps({"object": final.name, "source": str(source), "read": read}))
-        text.replace(manifest)
+    made, listed, said = _run(command, source)
+    if said and "'vmlinux.h' file not found" in said:
+        made, listed, said = _run([*command, f"-I{_kernel_types_folder()}"], source)
+    if said:
+        raise BuildError(f"compile {source}: clang refused", kernel=_first_lines(said), mend=_mend(said))
+    read = {str(path): _about(path) for path in _dependencies(listed)}
+    final = manifest.with_name(f"{_hash([manifest.stem, *(each[2] for each in read.values())])}.bpf.o")
+    _keep(final, made)
+    _keep(manifest, json.dumps({"object": final.name, "source": str(source), "read": read}).encode())
     return final, max(about[1] for path, about in read.items() if f"/{KERNEL_TYPES_FOLDER}" not in path)
 
 
 def _sweep(folder: Path) -> None:
-    """What nobody used for a long time, and what a killed compilation left behind."""
+    """What nobody used for a long time."""
     for each in folder.iterdir():
         with suppress(OSError):
-            age_s = time.time() - each.stat().st_mtime
-            if each.name.startswith(".build-") and age_s > ABANDONED_S:
-                shutil.rmtree(each, ignore_errors=True)
-            elif each.suffix in (".o", ".json") and age_s > UNUSED_S:
+            if each.suffix in (".o", ".json") and time.time() - each.stat().st_mtime > UNUSED_S:
                 each.unlink()
 
 
-def _run(command: list[str]) -> str:
-    """What clang said when it failed, "" when it did not."""
+def _keep(file: Path, content: bytes) -> None:
     try:
+        whole_file.write(file, content)
+    except OSError as error:
+        mend = "free some space, or set XDG_CACHE_HOME to another folder"
+        raise BuildError(f"keep {file}: {error.strerror}", mend=mend) from error
+
+
+def _run(command: list[str], source: Path) -> tuple[bytes, str, str]:
+    """The object, the make rule of what clang read, and what it said when it failed, "" when it did not.
+
+    Nothing of it is a file: whenever the lab dies, nothing stays.
+    """
+    listed = os.memfd_create("dependencies")
+    try:
+        output = ["-MD", "-MF", f"/dev/fd/{listed}", "-c", str(source), "-o", "-"]
         done = subprocess.run(
-            command,
+            [*command, *output],
             capture_output=True,
-            text=True,
-            errors="replace",
             timeout=TIMEOUT_S,
             stdin=subprocess.DEVNULL,
+            pass_fds=(listed,),
             preexec_fn=dying_with_the_lab(),
         )
+        rule = os.pread(listed, os.fstat(listed).st_size, 0).decode(errors="surrogateescape")
     except subprocess.TimeoutExpired as error:
-        raise BuildError(f"compile {command[-3]}: clang took more than {TIMEOUT_S} s") from error
-    return (done.stderr or "clang said nothing") if done.returncode else ""
+        raise BuildError(f"compile {source}: clang took more than {TIMEOUT_S} s") from error
+    finally:
+        os.close(listed)
+    said = done.stderr.decode(errors="replace") or "clang said nothing"
+    return done.stdout, rule, said if done.returncode else ""
 
 
 def _kernel_types_name() -> str:
@@ -191,14 +198,10 @@ def _kernel_types_folder() -> Path:
         if not bpftool:
             raise FeatureMissing("make vmlinux.h: bpftool is not installed", mend="apt-get install bpftool")
         dump = [bpftool, "btf", "dump", "file", str(KERNEL_TYPES), "format", "c"]
-        done = subprocess.run(dump, capture_output=True, timeout=TIMEOUT_S)
+        done = subprocess.run(dump, capture_output=True, timeout=TIMEOUT_S, preexec_fn=dying_with_the_lab())
         if done.returncode:
             raise BuildError("make vmlinux.h: bpftool refused", kernel=done.stderr.decode(errors="replace").strip())
-        text = done.stdout
-        folder.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            file.write(text)
-        Path(file.name).replace(header)
+        _keep(header, done.stdout)
     return folder
 
 

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -52,7 +53,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
     """The commands that clang was run with."""
     seen: list[list[str]] = []
     run = building._run
-    monkeypatch.setattr(building, "_run", lambda command: (seen.append(command), run(command))[1])
+    monkeypatch.setattr(building, "_run", lambda command, source: (seen.append(command), run(command, source))[1])
     return seen
 
 
@@ -64,7 +65,7 @@ def test_an_object_is_made_and_nothing_is_left_beside_the_source(source, cache):
     assert ObjectFile(found).btf is not None
     assert sorted(each.name for each in source.parent.iterdir()) == ["own.h", "probe.bpf.c"]
     assert cache.stat().st_mode & 0o777 == 0o700
-    assert not list(cache.glob(".build-*"))
+    assert sorted(each.name[-2:] for each in cache.iterdir()) == [".o", "on"]
 
 
 def test_clang_does_not_run_twice_for_the_same(source, compilations):
@@ -102,8 +103,8 @@ def test_a_file_that_changes_while_clang_reads_it_is_compiled_again(source, monk
     """The object that comes back is of the last content."""
     run, written = building._run, []
 
-    def meddling(command: list[str]) -> str:
-        said = run(command)
+    def meddling(command: list[str], path: Path) -> tuple[bytes, str, str]:
+        said = run(command, path)
         if not written:
             written.append(True)
             (source.parent / "own.h").write_text("#define OWN XDP_DROP\n")
@@ -190,18 +191,24 @@ def test_four_processes_build_at_once(source, cache):
     found = {each.communicate(timeout=60)[0].strip() for each in running}
     assert len(found) == 1
     assert "xdp" in ObjectFile(Path(found.pop())).sections
-    assert not list(cache.glob(".build-*"))
+    assert sorted(each.name[-2:] for each in cache.iterdir()) == [".o", "on"]
 
 
-def test_what_a_killed_build_left_is_swept(source, cache):
-    """An hour later; a build that is under way keeps its folder."""
-    cache.mkdir(mode=0o700, parents=True)
-    (cache / ".build-old").mkdir()
-    (cache / ".build-new").mkdir()
-    age(cache / ".build-old", 2 * 3600)
-    build(source)
-    assert not (cache / ".build-old").exists()
-    assert (cache / ".build-new").exists()
+def test_a_killed_build_leaves_whole_files_or_none(source, cache):
+    """SIGKILL at ten moments of a first compile: what is in the cache is a whole object, perhaps with its manifest."""
+    code = f"from pathlib import Path; from lab.bpf.build import build; print(flush=True); build(Path({str(source)!r}))"
+    for moment in range(10):
+        builder = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+        builder.stdout.readline()
+        with suppress(subprocess.TimeoutExpired):
+            builder.wait(timeout=moment * 0.02)
+        builder.kill()
+        builder.communicate()
+        left = sorted(cache.iterdir()) if cache.exists() else []
+        assert {each.suffix for each in left} <= {".o", ".json"}
+        assert all("xdp" in ObjectFile(each).sections for each in left if each.suffix == ".o")
+        for each in left:
+            each.unlink()
 
 
 def test_without_clang_the_error_says_how_to_get_it(source, monkeypatch):
