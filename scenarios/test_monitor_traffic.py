@@ -2,21 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial, reduce
+from operator import truediv
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from urllib.request import urlopen
 
 import pytest
+from scapy.layers.inet import IP, TCP, UDP
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrDestOpt, IPv6ExtHdrFragment
+from scapy.layers.l2 import Dot1Q, Ether
+from scapy.packet import Raw
 
-from lab import Stream, Topology
+from lab import Direction, Mode, Stream, Topology, instruments
 from lab.bpf.companion import companion
+from lab.host.place import HostInterface
 from lab.kernel.cgroup import Cgroup
+from lab.traffic import frames
 
 monitor = companion("monitor_traffic")
 rows, samples, screen = (monitor.part(name) for name in ("rows", "sample", "screen"))
@@ -69,9 +79,15 @@ def talk(made: Any) -> None:
     """10 questions of 100 bytes, and answers of 1,000."""
     for _ in range(10):
         made.client.sendall(bytes(100))
-        assert made.served.recv(100, socket.MSG_WAITALL)
+        received(made.served, 100)
         made.served.sendall(bytes(1000))
-        assert made.client.recv(1000, socket.MSG_WAITALL)
+        received(made.client, 1000)
+
+
+def received(end: socket.socket, count: int) -> None:
+    """So many bytes, however they come: a socket with a time-out does not wait for all."""
+    while count:
+        count -= len(end.recv(count))
 
 
 def the_flow(program: Any, protocol: str = "tcp") -> Any:
@@ -160,12 +176,255 @@ def test_a_bulk_counts_as_on_the_wire(net, bpf, group):
         before = net.interface("router/eth1").counters()
         earlier = the_flow(program).answerer
         made.served.sendall(bytes(60_000))
-        assert len(made.client.recv(60_000, socket.MSG_WAITALL)) == 60_000
+        received(made.client, 60_000)
         flow = the_flow(program).answerer
         wire = net.interface("router/eth1").counters() - before
     assert flow.packets - earlier.packets >= 42  # 60,000 / 1,448
     assert flow.bytes - earlier.bytes == 60_000 + (flow.packets - earlier.packets) * 66
     assert wire.rx_bytes >= 60_000
+
+
+def test_joined_packets_have_all_their_headers(net, bpf, group):
+    """At tc ingress alone, where segments come in joined, bytes and packets are those that XDP would have counted."""
+    program = bpf.load("monitor_traffic")
+    with program.programs["monitor_ingress"].attach(net.interface("server/eth0")), connected(net, 4) as made:
+        earlier = the_flow(program).opener
+        made.client.sendall(bytes(60_000))
+        received(made.served, 60_000)
+        flow = the_flow(program).opener
+        (seen,) = monitor.layers(program.maps).values()
+    assert flow.packets - earlier.packets >= 42
+    assert flow.bytes - earlier.bytes == 60_000 + (flow.packets - earlier.packets) * 66
+    assert (seen.packets, seen.bytes) == (flow.packets, flow.bytes)
+
+
+def test_loopback(net, bpf, group):
+    """On lo each packet is in its flow once, though it goes out and comes in; and both sockets are in its row."""
+    program = bpf.load("monitor_traffic")
+    with net["server"].enter(), ExitStack() as stack:
+        lo = HostInterface("lo", 1, net["server"].netns_fd)
+        for each in monitor.attach_to(program, [lo], group, mode=Mode.GENERIC):
+            stack.callback(each.detach)
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", PORT)))
+        client = stack.enter_context(socket.create_connection(("127.0.0.1", PORT)))
+        served = stack.enter_context(listener.accept()[0])
+        talk(SimpleNamespace(client=client, served=served))
+        flow, seen = the_flow(program), monitor.layers(program.maps)
+    assert (flow.opener.state, flow.answerer.state) == ("ESTABLISHED", "ESTABLISHED")
+    assert flow.opener.process == flow.answerer.process == os.getpid()
+    assert {count.packets for count in seen.values()} == {flow.packets}
+    assert {count.bytes for count in seen.values()} == {flow.bytes}
+
+
+def test_tagged_frames(net, bpf, group):
+    """A datagram with no, one and two tags is one flow at XDP and at tc; the tags count as bytes at both."""
+    frame = partial(frames.udp, net, "client", "router", dst_port=9000, payload=bytes(100))
+    sent = [frame(), frame(vlans=(100,)), frame(vlans=(100, 7))]
+    sizes = [len(bytes(each)) for each in sent]
+    with watching(net, bpf, group, "router/eth0") as program:
+        net.exchange(sent, "client/eth0")
+        flow, seen = the_flow(program, "udp"), monitor.layers(program.maps)
+    assert (flow.opener.packets, flow.opener.bytes) == (3, sum(sizes))
+    came_in = {layer: (count.packets, count.bytes) for (_, layer), count in seen.items() if layer != "TC_EGRESS"}
+    assert came_in == {"XDP": (3, sum(sizes)), "TC_INGRESS": (3, sum(sizes))}
+
+
+def test_several_interfaces(net, bpf, group):
+    """Flows of two interfaces stand side by side, each with its own; the same ports are one service."""
+    with watching(net, bpf, group, "router/eth0", "router/eth1") as program:
+        net.exchange([frames.udp(net, "client", "router", dst_port=53)] * 3, "client/eth0")
+        net.exchange([frames.udp(net, "server", "router/eth1", dst_port=53)] * 4, "server/eth0")
+        found = {flow.ifindex: flow.packets for flow in monitor.flows(program.maps)}
+        (port,) = samples.Sampler(program.maps).take().ports.top(10)
+    assert found == {net.interface("router/eth0").ifindex: 3, net.interface("router/eth1").ifindex: 4}
+    assert (port.port.number, port.port.packets_in, port.port.packets_out) == (53, 7, 0)
+
+
+def test_a_full_table(net, bpf, group):
+    """2,000 flows through a table of 256: it stays full, and services and interfaces have counted every packet."""
+    program = bpf.load("monitor_traffic", max_entries={"flows": 256})
+    with program.attach(net.interface("router/eth0"), mode=Mode.NATIVE):
+        frame = frames.udp(net, "client", "router", dst_port=9000, payload=bytes(22))
+        assert net.flood("client/eth0", frame, flows=2048, count=2048).received == 2048
+        sample = samples.Sampler(program.maps).take()
+    assert 128 <= len(sample.flows) <= 256
+    assert sample.evicted == 2048 - len(sample.flows)
+    assert sample.ports.row(0).port.packets_in == 2048
+    assert [each.packets for each in sample.interfaces] == [2048]
+    assert sample.untracked["NO_ROOM"] == 0
+
+
+IN_NO_FLOW = (
+    ("ARP", "NOT_IP", Ether(type=0x0806) / Raw(bytes(46))),
+    ("three tags", "NOT_IP", Ether() / Dot1Q() / Dot1Q() / Dot1Q() / IP() / UDP()),
+    ("a later fragment", "FRAGMENT", Ether() / IP(frag=9) / Raw(bytes(40))),
+    ("a later fragment, IPv6", "FRAGMENT", Ether() / IPv6() / IPv6ExtHdrFragment(offset=9, nh=17) / Raw(bytes(40))),
+    ("half a TCP header", "MALFORMED", Ether() / IP(proto=6) / Raw(bytes(12))),
+    ("longer than its frame", "MALFORMED", Ether() / IP(len=400, proto=17) / Raw(bytes(20))),
+    ("a header of 16 bytes", "MALFORMED", Ether() / IP(ihl=4, proto=17) / Raw(bytes(30))),
+    ("7 extension headers", "TOO_DEEP", Ether() / IPv6() / reduce(truediv, [IPv6ExtHdrDestOpt()] * 7) / UDP()),
+)
+
+
+def test_what_is_in_no_flow(bpf):
+    """It passes at both hooks, is counted at its interface and by its reason, and opens no flow."""
+    program = bpf.load("monitor_traffic")
+    for times, (name, outcome, frame) in enumerate(IN_NO_FLOW, 1):
+        before = monitor.untracked(program.maps)
+        assert program.run(frame).action.name == "XDP_PASS", name
+        assert program.programs["monitor_ingress"].run(frame).number == -1, name
+        assert monitor.untracked(program.maps) == {**before, outcome: before[outcome] + 1}, name
+        assert sum(count.packets for count in monitor.layers(program.maps).values()) == 2 * times, name
+    assert len(program.maps["flows"]) == 0
+
+
+# ---- Connections ----
+
+
+def test_a_refused_connection_has_failed(net, bpf, group):
+    """Where nobody listens the event is FAILED, not CLOSED, and the row says RESET or CLOSE."""
+    with watching(net, bpf, group, "server/eth0") as program, net["client"].socket(socket.AF_INET) as client:
+        assert client.connect_ex((address(net, "server", 4), PORT)) == errno.ECONNREFUSED
+        events = [rows.event_of(each) for each in program.maps["events"].events(count=2, within_s=WITHIN_S)]
+        sample = samples.Sampler(program.maps).take()
+    assert [each.kind for each in events] == ["CONNECTING", "FAILED"]
+    assert (sample.connections["FAILED"], sample.connections["CLOSED"]) == (1, 0)
+    assert sample.flows.row(0).flow.state == "CLOSE"
+
+
+def test_lost_segments_are_sent_again(net, bpf, group):
+    """The line loses 3 segments: the sender's side has the retransmits, and so have the counter and the ratio."""
+    lose = bpf.load(instruments.path("lose"))
+    with watching(net, bpf, group, "client/eth0") as program, connected(net, 4) as made, ExitStack() as stack:
+        stack.enter_context(lose.attach(net.interface("server/eth0"), direction=Direction.INGRESS))
+        sampler = samples.Sampler(program.maps)
+        sampler.begin()
+        lose.globals["payload"], lose.globals["left"] = 1000, 3
+        made.client.sendall(bytes(100_000))
+        received(made.served, 100_000)
+        sample = sampler.take()
+        flow = the_flow(program)
+        raised = alerts.Alerts([alerts.rule_of("retransmits above 1%", "lossy")])
+        (alert,) = raised.check(sample)
+    assert flow.opener.retransmits >= 3 and flow.answerer.retransmits == 0
+    assert sample.grown["SEGMENT_RETRANSMITTED"] == flow.opener.retransmits
+    assert alert.subject == flow.name
+    assert f"{flow.opener.retransmits} of " in alert.evidence and "packets sent again" in alert.evidence
+
+
+def test_sockets_that_were_there(net, bpf, group):
+    """A connection older than the monitor has its state and its RTT at once, and later its end as an event."""
+    with connected(net, 4) as made, watching(net, bpf, group, "server/eth0") as program:
+        for name in ("client", "server"):
+            net[name].run(monitor.look, program, group)
+        flow = the_flow(program)
+        assert (flow.opener.state, flow.answerer.state) == ("ESTABLISHED", "ESTABLISHED")
+        assert flow.answerer.port == PORT and flow.srtt_us > 0
+        made.client.close()
+        assert made.served.recv(1) == b""
+        made.served.close()
+        kinds = [each.kind.name for each in program.maps["events"].events(count=2, within_s=WITHIN_S)]
+    assert kinds == ["CLOSED", "CLOSED"]
+
+
+def test_handshake_of_a_forwarded_connection(net, bpf, group):
+    """A router that has no socket of it knows the RTT by SYN, SYN-ACK and ACK."""
+    program = bpf.load("monitor_traffic")
+    with ExitStack() as stack:
+        for place in ("router/eth0", "router/eth1"):
+            stack.enter_context(program.attach(net.interface(place), mode=Mode.NATIVE))
+        stack.enter_context(connected(net, 4))
+        flow = the_flow(program)
+    assert flow.srtt_us == 0
+    assert 0 < flow.answerer.handshake_us < 1_000_000 and 0 < flow.opener.handshake_us < 1_000_000
+    assert flow.rtt_us == flow.handshake_us == flow.answerer.handshake_us + flow.opener.handshake_us
+    assert flow.state == "ESTABLISHED"
+
+
+def test_ports_that_are_used_again(bpf):
+    """A SYN behind a reset is a new flow, and one behind nothing of the kind is not."""
+    program = bpf.load("monitor_traffic")
+
+    def meets(*every: str) -> Any:
+        for flags in every:
+            program.run(Ether() / IP(src="10.0.0.1", dst="10.0.0.2") / TCP(sport=4000, dport=80, flags=flags))
+        return the_flow(program)
+
+    before = meets("S", "S", "A", "RA")
+    after, sample = meets("S"), samples.Sampler(program.maps).take()
+    assert (before.opener.packets, rows.letters(before.opener.flags)) == (4, "SRA")
+    assert (after.opener.packets, rows.letters(after.opener.flags)) == (1, "S")
+    assert after.first_ns > before.first_ns
+    assert (sample.happened["FLOW_OPENED"], sample.happened["FLOW_REPLACED"], sample.evicted) == (2, 1, 0)
+
+
+@contextmanager
+def named(name: bytes) -> Iterator[None]:
+    """This process, under another name."""
+    own = Path("/proc/self/comm")
+    before = own.read_bytes()
+    own.write_bytes(name)
+    try:
+        yield
+    finally:
+        own.write_bytes(before)
+
+
+def test_a_hostile_name(net, bpf, group):
+    """A process whose name would clear the screen is shown with question marks, in rows, events, JSON and metrics."""
+    hostile = b'\x1b[2J"\n\xff\xe2\x80\xae'
+    with named(hostile), watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made:
+        talk(made)
+        sample = samples.Sampler(program.maps).take()
+        told = screen.Screen(screen.Seen(sample, recent=sample.events)).lines(200, 50)
+        text = "".join(line for line, _ in told)
+    (row,) = sample.flows.top(10)
+    assert row.process.startswith('?[2J"?') and row.process.isprintable()
+    assert text.isprintable() and row.process in text
+    assert {event.name for event in sample.events} == {row.process}
+    shown = json.loads(json.dumps(monitor.part("exporter").snapshot_json(sample, top=10, by="rate")))
+    assert shown["top_flows"][0]["process_name"] == row.process
+
+
+def test_events_that_find_no_room_are_counted(net, bpf, group):
+    """Of 40 connections a ring buffer of 4 KB has not all events; the counters have, and say how many were lost."""
+    program = bpf.load("monitor_traffic", max_entries={"events": 4096})
+    with program.programs["monitor_socket"].attach(group):
+        for _ in range(40):
+            with net["client"].socket(socket.AF_INET) as client:
+                client.connect_ex((address(net, "client", 4), PORT))
+        sample = samples.Sampler(program.maps).take()
+    assert (sample.connections["CONNECTING"], sample.connections["FAILED"]) == (40, 40)
+    assert sample.untracked["EVENT_LOST"] == 80 - len(sample.events) > 0
+
+
+# ---- Rates, alerts, history ----
+
+
+def test_rates_alerts_and_history(net, bpf, group, tmp_path):
+    """A flow above its threshold fires once, with evidence, and is over when it falls silent; history has it all."""
+    raised = alerts.Alerts([alerts.rule_of("flow-rate above 80kbit/s of udp/9000", "heavy")])
+    with watching(net, bpf, group, "server/eth0") as program, ExitStack() as stack:
+        history = stack.enter_context(histories.History(tmp_path / "h.db", age_s=60, size_bytes=1_000_000))
+        sampler, changes = samples.Sampler(program.maps), []
+        for count in (100, 200, 0):
+            if count:
+                net.send(Stream.udp("client", "server", src_port=4000, dst_port=9000, count=count, frame_bytes=1000))
+            sample = sampler.take()
+            changes.append(raised.check(sample))
+            history.keep(sample, changes[-1])
+            for row in sample.flows.top(1):
+                assert (row.packets_out, row.bytes_out) == (count, count * 1000)
+        asked = {"since": 0, "until": 1 << 40, "limit": 100}
+        flows = history.ask("flows", **asked, port=9000)
+        kept = history.ask("alerts", **asked)
+        assert (history.kept, history.lost, history.trouble) == (3, 0, "")
+    assert [len(each) for each in changes] == [1, 0, 1]
+    alert = changes[0][0]
+    assert alert is changes[2][0] and alert.ended and "200,000 bytes in" in alert.evidence
+    assert alert.subject.startswith("udp 10.") and raised.fired == {"heavy": 1} and not raised.active
+    assert [(each["packets_out"], each["bytes_out"]) for each in flows] == [(200, 200_000), (100, 100_000)]
+    assert [each["over"] for each in kept] == [1, 0]
 
 
 # ---- For a person ----
