@@ -51,6 +51,12 @@ class Calibrated:
         """The bars that were not reached."""
         return [bar for bar in self.calibration.bars if not bar.held]
 
+    @property
+    def told(self) -> str:
+        """ "28 of 29 bars reached"."""
+        bars = len(self.calibration.bars)
+        return f"{bars - len(self.missed)} of {bars} bars reached"
+
     @cached_property
     def slowdowns(self) -> list[Slowdown]:
         """Those of which all numbers are there, the smallest share first."""
@@ -59,14 +65,17 @@ class Calibrated:
 
     @property
     def sentence(self) -> str:
-        """ "On this machine the lab sees 1.0 % of 402 ns in 0.33 s": the smallest share whose bar was reached."""
+        """What follows from the smallest share whose bar was reached.
+
+        "On this machine the lab sees a slowdown of 1.1 % of 394 ns in 412 ms: 100 of 100 times."
+        """
         held = {bar.what for bar in self.calibration.bars if bar.held}
         best = next((each for each in self.slowdowns if each.what in held), None)
         if best is None:
             return ""
         share, cost = f"{100 * best.share:.2g} %", f"{plain(round(best.base_ns))} ns"
         number = f"{best.found} of {len(best.seen_ns)} times"
-        return f"On this machine the lab sees {share} of {cost} in {seconds(best.seconds)}: {number}."
+        return f"On this machine the lab sees a slowdown of {share} of {cost} in {seconds(best.seconds)}: {number}."
 
     @property
     def slowdown_plot(self) -> Markup:

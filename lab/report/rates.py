@@ -68,7 +68,7 @@ def _unpaced(measurement: Measurement, arm: str) -> list[Row]:
 
 @dataclass(frozen=True)
 class Load:
-    """One trial of the search: what was offered a second, and the share that was lost."""
+    """One trial of the search: what was to be offered a second, and the share that was lost or not sent in time."""
 
     pps: float
     lost: float
@@ -100,12 +100,12 @@ def losses(measurement: Measurement) -> Markup:
             "lossy" if each.lost else "lossless",
             across.share(each.pps),
             _height(up.share(100 * each.lost)),
-            f"{quantity(each.pps, measurement.unit)} offered, {plain(round(100 * each.lost, 3))} % lost",
+            f"{quantity(each.pps, measurement.unit)} intended, {plain(round(100 * each.lost, 3))} % lost or late",
         )
         for each in loads
     ]
     return Markup(
-        '<h4>Lost at which load <span class="fine">{}, each dot a trial of the search</span></h4>'
+        '<h4>Lost, or not sent in time, at which load <span class="fine">{}, each dot a trial of the search</span></h4>'
         '<div class="losses"><svg height="{}" role="img" aria-label="loss by load">{}</svg></div>'
     ).format(shown.unit, HEIGHT + 28, Markup("").join(marks))
 
@@ -115,12 +115,19 @@ def _height(share: float) -> float:
 
 
 def _loads(measurement: Measurement) -> list[Load]:
+    """Frames that were not sent in time count as lost, as the search has it (`lab.bench.search`)."""
     facts = next((trial.facts for trial in measurement.trials if trial.arm == "with"), {})
-    intended, offered, received = (numbers(facts.get(name)) for name in ("intended_pps", "offered", "received"))
-    if not intended or not len(intended) == len(offered) == len(received):
+    columns = [numbers(facts.get(name)) for name in ("intended_pps", "intended_s", "offered", "received", "cpu_s")]
+    if not columns[0] or len({len(column) for column in columns}) > 1:
         return []
     return [
-        Load(pps, max(0.0, 1 - got / sent))
-        for pps, sent, got in zip(intended, offered, received, strict=True)
-        if sent > 0
+        Load(pps, _lost(pps * seconds, seconds, (offered, received), cpu_s))
+        for pps, seconds, offered, received, cpu_s in zip(*columns, strict=True)
+        if pps * seconds > 0
     ]
+
+
+def _lost(intended: float, seconds: float, frames: tuple[float, float], cpu_s: float) -> float:
+    offered, received = frames
+    in_time = min(intended, intended * seconds / cpu_s) if cpu_s > 0 else intended
+    return max(0.0, round((intended - in_time + max(0.0, offered - received)) / intended, 6))

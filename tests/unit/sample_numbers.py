@@ -116,6 +116,8 @@ def rate() -> Measurement:
     """An NDR of 2.4 M packets/s, of a path that takes 3.5 M and a generator that makes 12 M."""
     facts = {
         "intended_pps": [2.2e6, 2.4e6, 2.5e6],
+        "intended_s": [0.01, 0.01, 0.01],
+        "cpu_s": [0.009, 0.0099, 0.01],
         "offered": [22_000, 24_000, 25_000],
         "received": [22_000, 24_000, 24_500],
     }
