@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from lab.report import html
 from tests.kernel import chromium
+from tests.unit import sample_numbers as numbers
 from tests.unit import sample_run as sample
 from tests.unit.test_report_html import HOSTILE, _hostile_run
 from tests.unit.test_trend import runs_with_a_step
@@ -112,4 +114,55 @@ def test_histories_fit_the_window(browser: chromium.Browser, tmp_path: Path, wid
     assert [150 < each < width for each in browser.value(charts)] == [True]
     assert browser.value("document.querySelectorAll('.trend-plot .change.worse').length") == 1
     assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.complaints() == []
+
+
+@pytest.mark.parametrize(("width", "dark"), WINDOWS)
+def test_figures_and_what_they_stand_on_fit_the_window(
+    browser: chromium.Browser, tmp_path: Path, width: int, dark: bool
+) -> None:
+    """Comparisons, calibration, bills, losses and four arms are drawn within the page, whatever its width."""
+    (tmp_path / "calibration.json").write_text(json.dumps(numbers.calibration().as_dict()))
+    several = (numbers.latency(noise=numbers.NOISY), numbers.cost(), numbers.cost(flows=65_536), numbers.rate())
+    compared = numbers.compared(
+        numbers.comparison(), numbers.comparison(-0.08, "faster", half=0.04, subject="a very long subject " * 8)
+    )
+    page = _page(tmp_path, numbers.benchmark(*several), compared)
+    _open_whole(browser, page, width, dark=dark)
+
+    drawn = (
+        "['.forest .mark', '.forest .reach', '.forest .band', '.bill rect', '.losses circle', '.bars tr', '.noise']"
+        ".map(kind => [...document.querySelectorAll(kind)].map(each => each.getBoundingClientRect()))"
+        ".map(all => [all.length, Math.min(...all.map(box => box.left)), Math.max(...all.map(box => box.right))])"
+    )
+    for count, left, right in browser.value(drawn):
+        assert count >= 2 and left >= 0 and right <= width
+    assert browser.value("document.documentElement.scrollWidth") <= width
+    assert browser.requests() == [page.as_uri()]
+    assert browser.complaints() == []
+
+
+def test_a_latency_is_drawn_with_all_arms_and_no_difference_in_the_tail(
+    browser: chromium.Browser, tmp_path: Path
+) -> None:
+    """Four arms and what is added; the legend at the far end of the plot tells the arms, and no difference."""
+    browser.resize(1280, 900)
+    browser.open(_page(tmp_path, numbers.benchmark(numbers.latency())))
+    browser.value("document.querySelector('.plot').scrollIntoView()")
+    browser.wait_for("document.querySelector('.plot canvas') !== null")
+    names = browser.value("[...document.querySelectorAll('.u-series .u-label')].map(each => each.textContent)")
+    assert set(names) == {
+        *("percentile", "with the program", "an empty program", "without", "without, once more", "added")
+    }
+
+    told = (
+        "(place => { const over = document.querySelector('.u-over'), box = over.getBoundingClientRect();"
+        " over.dispatchEvent(new MouseEvent('mousemove', {bubbles: true, clientX: box.left + place * box.width,"
+        " clientY: box.top + 9}));"
+        " return new Promise(done => requestAnimationFrame(() => done("
+        "[...document.querySelectorAll('.u-series .u-value')].map(each => each.textContent)))); })"
+    )
+    middle, tail = browser.value(f"{told}(0.2)"), browser.value(f"{told}(0.98)")
+    assert "–" not in middle  # noqa: RUF001
+    assert tail[-1] == "–" and tail.count("–") == 1  # noqa: RUF001
     assert browser.complaints() == []

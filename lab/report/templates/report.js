@@ -279,7 +279,7 @@
     square.dataset.tip = square.title;
     square.removeAttribute("title");
   });
-  document.querySelectorAll(".dots title, .cost title").forEach((title) => {
+  document.querySelectorAll(".dots title, .cost title, .forest title, .bill title, .losses title").forEach((title) => {
     title.parentElement.dataset.tip = title.textContent;
     title.remove();
   });
