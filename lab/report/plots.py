@@ -130,7 +130,7 @@ def _dot_axis(across: Axis, unit: str) -> Markup:
     shown = scale(unit, across.high or across.low)
     labels = Markup("").join(
         Markup('<text x="{}%" y="14" text-anchor="{}">{}</text>').format(
-            across.share(tick), _anchor(across, tick), shown.number(tick)
+            across.share(tick), _anchor(across, tick), shown.tick(tick)
         )
         for tick in across.ticks
     )
@@ -150,7 +150,7 @@ def cost_plot(lines: dict[str, list[Point]], unit: str) -> Markup:
     flows = sorted({point.flows for point in points})
     across = Axis(math.log(flows[0]), math.log(flows[-1]) if len(flows) > 1 else math.log(flows[0]) + 1, ())
     shown = scale(unit, up.high)
-    marks = [_level(up, tick, shown.number(tick)) for tick in up.ticks]
+    marks = [_level(up, tick, shown.tick(tick)) for tick in up.ticks]
     marks += [_column(across, number) for number in flows]
     for index, (label, line) in enumerate(lines.items()):
         marks.append(_line(index, label, sorted(line, key=lambda point: point.flows), (across, up), unit))

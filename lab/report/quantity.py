@@ -31,6 +31,10 @@ class Scale:
         """`value`, in the stored unit, as a number of shown units."""
         return plain(value / self.factor)
 
+    def tick(self, value: float) -> str:
+        """A round `value` on an axis, with no more decimals than it has: 0, 0.5, 1, 1.5."""
+        return f"{value / self.factor:,.10g}".replace("-", MINUS)
+
     def text(self, value: float) -> str:
         """`value`, in the stored unit, as a number with the shown unit."""
         return f"{self.number(value)} {self.unit}".rstrip()

@@ -91,7 +91,7 @@ def losses(measurement: Measurement) -> Markup:
     ]
     marks += [
         Markup('<text x="{}%" y="{}" text-anchor="middle">{}</text>').format(
-            across.share(tick), HEIGHT + 22, shown.number(tick)
+            across.share(tick), HEIGHT + 22, shown.tick(tick)
         )
         for tick in across.ticks
     ]

@@ -22,7 +22,7 @@ def trend_plot(trend: Trend) -> Markup:
     up = axis(figures)
     changes = [change for change in trend.changes if change.place >= first]
     shown = Scale(1, "") if trend.is_relative else scale(trend.newest.unit, trend.newest.figure)
-    marks = [_level(up, tick, shown.number(tick)) for tick in (up.low, up.high)]
+    marks = [_level(up, tick, shown.tick(tick)) for tick in (up.low, up.high)]
     marks += [_change(change, _across(change.place - 0.5 - first, len(figures))) for change in changes]
     marks.append(_line(figures, up))
     ends = sorted({*(change.place - first for change in changes), len(figures) - 1})
