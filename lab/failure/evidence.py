@@ -1,4 +1,4 @@
-"""What is known of a failed scenario, as plain values that JSON can hold."""
+"""What is known of a failed scenario, as plain values."""
 
 from __future__ import annotations
 
@@ -6,32 +6,43 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from lab.failure.frame import Frame
+
 
 @dataclass(frozen=True)
-class Fate:
-    """What became of some of the messages of a sending: where they were seen last, and how they ended there."""
+class Loss:
+    """How often something was lost in one place for one reason, and the first frame of these as it was then."""
 
-    messages: int
+    kind: str
+    """"dropped", "exception", "redirect refused" or "xmit refused"."""
     interface: str
     """"server/eth0"."""
-    kind: str
-    """"sent" or "received": seen there last. "dropped", "exception", ...: it ended there."""
-    reason: str = ""
-    place: str = ""
+    reason: str
+    place: str
+    frames: int
+    example: Frame | None = None
 
 
 @dataclass(frozen=True)
 class Sending:
-    """One stream or exchange: what was offered, what came, and the fates of what did not."""
+    """One stream or exchange: what was offered, what came, and what was seen of it on its way."""
 
     name: str
     offered: int
     received: int
-    fates: tuple[Fate, ...] = ()
+    """What came to its end; of an exchange, all frames that came in anywhere."""
+    src: str = ""
+    """The namespace it comes from."""
+    dst: str = ""
+    seen: Mapping[str, int] = field(default_factory=dict)
+    """Frames that came to the network stack of each interface, in the order in which the first came."""
+    losses: tuple[Loss, ...] = ()
+    reached: str = ""
+    """The farthest interface that counted frames of it."""
     differences: tuple[str, ...] = ()
-    """What the frames that came have otherwise than those that were sent, field by field."""
+    """What a frame has otherwise at the end than at the start, field by field."""
     accused: bool = False
-    """The failed assertion is about this one."""
+    """The failed assertion speaks of it."""
 
     @property
     def lost(self) -> int:
@@ -41,7 +52,7 @@ class Sending:
 
 @dataclass(frozen=True)
 class Counted:
-    """The counters of an interface when the scenario failed."""
+    """The counters of an interface, from its beginning to the failure."""
 
     interface: str
     rx_packets: int
@@ -53,24 +64,17 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Loss:
-    """How often something was lost in one place for one reason, in the whole scenario."""
-
-    kind: str
-    interface: str
-    reason: str
-    place: str
-    frames: int
-
-
-@dataclass(frozen=True)
 class MapContent:
-    """What a map held at the failure, one line an entry, not all where there are many."""
+    """What a map held at the failure."""
 
     name: str
     program: str
-    lines: tuple[str, ...]
-    left_out: int = 0
+    kind: str
+    """"hash", "percpu_array", ..."""
+    entries: tuple[tuple[Any, Any], ...] = ()
+    """The first of them, zeros of an array left out; per-CPU values as their total."""
+    lines: tuple[str, ...] = ()
+    """The same for a reader."""
     accused: bool = False
 
 
@@ -81,13 +85,12 @@ class Verdict:
     program: str
     verdict: str
     frame: str
-    """Its summary: "IP / UDP 10.0.0.1:40000 > 10.0.0.2:9000"."""
     frames: int = 1
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The operands of the assertion that failed, as pytest saw them."""
+    """The operands of the assertion that failed."""
 
     operator: str
     left: Any
@@ -96,26 +99,33 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Evidence:
-    """All of it."""
+    """All of it; what was not there is empty."""
 
     error: str
-    """The first lines of the exception: "AssertionError: assert 97 == 100"."""
+    """The exception in one line: "AssertionError: assert 97 == 100"."""
     statement: str = ""
     """The source line that failed."""
+    missing_key: Any = None
+    """Of a KeyError."""
     comparison: Comparison | None = None
     sendings: tuple[Sending, ...] = ()
     losses: tuple[Loss, ...] = ()
+    """Of the whole scenario."""
     counters: tuple[Counted, ...] = ()
     maps: tuple[MapContent, ...] = ()
-    map_differences: tuple[Mapping[str, Any], ...] = ()
-    """"map_assertion" notes that did not hold."""
+    map_differences: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    """Map, and the lines of what it had otherwise than expected."""
     frame_differences: tuple[str, ...] = ()
-    """Lines of expect(...).equals(...) that did not hold."""
+    """Of expect(...) that did not hold."""
     verdicts: tuple[Verdict, ...] = ()
-    verifier: str = ""
-    """Of a program that was refused: the telling lines."""
+    runs: int = 0
+    """How often programs were run by PROG_RUN."""
+    verifier: tuple[str, ...] = ()
+    """The telling lines, of a program that was refused."""
+    verifier_log: str = ""
     attached: tuple[str, ...] = ()
-    """"xdp_filter at server/eth0, native XDP"."""
+    """"xdp_filter at server/eth0, native XDP", of all that ever was."""
+    owners: Mapping[str, str] = field(default_factory=dict)
+    """Address to namespace."""
     remarks: tuple[str, ...] = ()
     """What could not be looked at, and why."""
-    files: Mapping[str, str] = field(default_factory=dict)

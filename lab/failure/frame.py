@@ -17,7 +17,14 @@ ICMP, TCP, UDP, ICMP6 = 1, 6, 17, 58
 NAMES = {ICMP: "ICMP", TCP: "TCP", UDP: "UDP", ICMP6: "ICMPv6"}
 CHECKSUM_AT = {ICMP: 2, TCP: 16, UDP: 6, ICMP6: 2}
 ICMP_TYPES = {0: "echo reply", 3: "unreachable", 8: "echo request", 11: "time exceeded"}
-ICMP6_TYPES = {1: "unreachable", 2: "too big", 128: "echo request", 129: "echo reply", 135: "neighbour?", 136: "neighbour"}
+ICMP6_TYPES = {
+    1: "unreachable",
+    2: "too big",
+    128: "echo request",
+    129: "echo reply",
+    135: "who has",
+    136: "is at",
+}
 TCP_FLAGS = "FSRPAU"
 
 
@@ -101,10 +108,11 @@ def _transport(
         pseudo = b"" if protocol == ICMP else b"".join(ends) + struct.pack("!II", len(segment), protocol)
         if protocol != UDP or segment[6:8] != b"\0\0":
             wrong += _wrong(name, segment, CHECKSUM_AT[protocol], pseudo)
-    ports = struct.unpack_from("!HH", segment) if protocol in (TCP, UDP) else (0, 0)
+    ports: tuple[int, int] = struct.unpack_from("!HH", segment) if protocol in (TCP, UDP) else (0, 0)
     src, dst = (str(ip_address(each)) for each in ends)
     start = {TCP: (segment[12] >> 4) * 4 if protocol == TCP else 0, UDP: 8, ICMP: 4, ICMP6: 4}.get(protocol, 0)
-    return Frame(length, protocol, src, dst, *ports, segment[start:], _kind(protocol, segment), tuple(wrong))
+    kind = _kind(protocol, segment)
+    return Frame(length, protocol, src, dst, ports[0], ports[1], segment[start:], kind, tuple(wrong))
 
 
 def _kind(protocol: int, segment: bytes) -> str:
@@ -127,7 +135,7 @@ def _wrong(name: str, data: bytes, at: int, pseudo: bytes) -> Iterator[tuple[str
 def checksum(data: bytes) -> int:
     """RFC 1071."""
     padded = data + b"\0" * (len(data) % 2)
-    total = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
+    total: int = sum(struct.unpack(f"!{len(padded) // 2}H", padded))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF

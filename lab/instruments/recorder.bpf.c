@@ -72,6 +72,7 @@ struct sk_buff {
 	unsigned int len;
 	unsigned int data_len;
 	__u8 ip_summed : 2;
+	__be16 protocol;
 	__be16 vlan_proto;
 	__u16 vlan_tci;
 	__u16 mac_header;
@@ -265,7 +266,7 @@ int BPF_PROG(dropped, struct sk_buff *skb, void *place)
 	struct record *record;
 	__u32 netns, ifindex = 0;
 
-	if (!recording)
+	if (!recording || !skb->protocol) /* without a protocol: a netlink message that nobody listened to */
 		return 0;
 	netns = netns_of_dropped(skb, &ifindex);
 	if (!netns)

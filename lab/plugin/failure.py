@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Generator
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,12 @@ import pytest
 from lab.model.journal import Journal, note
 
 if TYPE_CHECKING:
+    from lab.failure.evidence import Comparison
     from lab.traffic.network import Network
     from lab.traffic.recorder import Recorder
 
 TITLE = "bpflab: what happened"
+USES = {"net", "bpf"}
 
 
 class Explainer:
@@ -24,6 +27,15 @@ class Explainer:
         self._watch = ExitStack()
         self._recorder: Recorder | None = None
         self._net: Network | None = None
+        self._comparison: Comparison | None = None
+
+    @pytest.hookimpl(tryfirst=True)
+    def pytest_runtest_setup(self, item: pytest.Item) -> None:
+        """A test that uses the lab and measures nothing keeps its steps."""
+        self._comparison = None
+        fixtures = set(getattr(item, "fixturenames", ()))
+        if fixtures & USES and "bench" not in fixtures:
+            journal_of(item).clock = lambda: 0
 
     @pytest.hookimpl(wrapper=True)
     def pytest_fixture_setup(
@@ -48,17 +60,23 @@ class Explainer:
     ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
         """Tells why, while network and programs are still there."""
         report = yield
-        if report.failed and call.excinfo is not None:
+        if report.failed and call.excinfo is not None and journal_of(item).clock is not None:
             text = self._explain(item, call.excinfo)
             if text:
                 report.sections.append((TITLE, text))
         return report
 
+    def pytest_assertrepr_compare(self, op: str, left: object, right: object) -> None:
+        """Asked by pytest how to show a comparison that failed: its operands are kept, and pytest shows them itself."""
+        from lab.failure.evidence import Comparison
+
+        self._comparison = Comparison(op, left, right)
+
     def pytest_unconfigure(self) -> None:
         """The recorder goes with the session."""
-        from lab.traffic import recorder
-
-        recorder.end()
+        recorder = sys.modules.get("lab.traffic.recorder")
+        if recorder is not None:
+            recorder.end()
 
     def _record(self, net: Any, item: pytest.Item) -> None:
         from lab.traffic import recorder
@@ -70,14 +88,20 @@ class Explainer:
             journal_of(item).clock = lambda: found.position
 
     def _explain(self, item: pytest.Item, error: pytest.ExceptionInfo[BaseException]) -> str:
-        if self._recorder is None:
-            return ""
-        lines = [
-            f"{each.frames} {each.kind} at {each.interface}: {each.reason} in {each.place}"
-            for each in self._recorder.losses()
-        ]
-        note("failure", {"losses": lines})
-        return "\n".join(lines)
+        """What a terminal shows. An explanation that fails itself says so, and never hides the failure."""
+        from lab.failure.findings import findings, headline
+        from lab.failure.text import to_text
+        from lab.plugin.scene import Scene
+
+        journal = journal_of(item)
+        try:
+            scene = Scene(journal, error, item.path, self._comparison, self._net, self._recorder)
+            evidence = scene.evidence()
+            found = findings(evidence)
+        except Exception as trouble:
+            return f"could not be explained: {type(trouble).__name__}: {trouble}"
+        note("failure", {"headline": headline(evidence, found), "findings": [each.as_dict() for each in found]})
+        return to_text(found)
 
 
 def journal_of(item: pytest.Item) -> Journal:

@@ -23,6 +23,7 @@ from lab.report.calibrated import FILE, read_calibration
 from lab.report.curves import embedded, sample_limit
 from lab.report.distribution import distribution_table
 from lab.report.drawing import safe_svg
+from lab.report.failure import explained
 from lab.report.figures import metric_name
 from lab.report.forest import forest
 from lab.report.measured import Measured, dots
@@ -158,6 +159,7 @@ def _templates() -> Environment:
         map_names=_map_names,
         diff=_diff,
         drawing=_drawing,
+        explained=explained,
         facts=environment_facts,
     )
     return templates

@@ -8,6 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lab.report import failure
 from lab.report.quantity import plain
 from lab.report.read import Latest, is_comparison
 from lab.report.words import anchor, shown
@@ -72,6 +73,8 @@ class Test:
     @property
     def gist(self) -> str:
         """The one line of a failure that says most."""
+        if headline := failure.headline(self.notes("failure")):
+            return headline[:300]
         lines = [line.strip() for line in self.latest.result.reason.splitlines() if line.strip()]
         told = [line[2:].strip() for line in lines if line.startswith("E ")]
         return (told or lines or [""])[0][:300]
@@ -98,7 +101,17 @@ class Test:
     @property
     def other_notes(self) -> dict[str, Sequence[Mapping[str, Any]]]:
         """Notes of kinds that have no table of their own here."""
-        shown = {"topology", "program", "attachment", "map_assertion", "delivery", "verdict", "evidence", "comparison"}
+        shown = {
+            "failure",
+            "topology",
+            "program",
+            "attachment",
+            "map_assertion",
+            "delivery",
+            "verdict",
+            "evidence",
+            "comparison",
+        }
         return {kind: notes for kind, notes in self.latest.result.notes.items() if kind not in shown and notes}
 
     @property

@@ -7,7 +7,7 @@ takes 10 to 20 ms; while nothing is recorded it costs a frame 10 ns. See lab/ins
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 DROP_REASONS = ("skb_drop_reason", "SKB_DROP_REASON_")
 XDP_ACTIONS = ("xdp_action", "XDP_")
-NEEDLESS = ("netlink_", "__netlink_", "rtnl", "nlmsg")
 VLAN_AT = 12
 NAMESPACES = 65_536
 RING_BYTES = 2 << 20
@@ -142,7 +141,7 @@ class Recorder:
         to_epoch_ns = time.time_ns() - time.monotonic_ns()
         kept = _Bytes(self._program.globals["bytes"], self._program.globals["next_byte"])
         rows = (ring[place % len(ring)] for place in range(start, end))
-        return [self._seen(row, kept.of(row), to_epoch_ns) for row in rows if not self._is_needless(row)]
+        return [self._seen(row, kept.of(row), to_epoch_ns) for row in rows]
 
     def losses(self) -> list[Loss]:
         """Everything that was lost since the network is watched, the most first."""
@@ -150,12 +149,7 @@ class Recorder:
             Loss(_kind(key), self._name(key), self._reason(key), symbols.function_at(key.place), frames)
             for key, frames in self._program.maps["losses"].items()
         ]
-        told = [each for each in found if not each.place.startswith(NEEDLESS)]
-        return sorted(told, key=lambda each: -each.frames)
-
-    def _is_needless(self, row: Any) -> bool:
-        """A netlink message that nobody listened to is no frame."""
-        return bool(row.place) and symbols.function_at(row.place).startswith(NEEDLESS)
+        return sorted(found, key=lambda each: -each.frames)
 
     def _seen(self, row: Any, raw: bytes, to_epoch_ns: int) -> Seen:
         length = row.length
@@ -247,8 +241,3 @@ def paused() -> Iterator[None]:
         yield
     finally:
         _recorder.resume()
-
-
-def names(seen: Sequence[Seen]) -> list[str]:
-    """The interfaces at which something was seen, in the order of time."""
-    return list(dict.fromkeys(each.interface for each in seen))
