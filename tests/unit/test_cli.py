@@ -162,3 +162,14 @@ def test_a_file_that_cannot_be_written_is_one_sentence(project: Path, capsys: py
 
     assert run(["report", "--out", "../file/page.html"]) == 2
     assert "file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_explains_itself_and_knows_its_options(name: str) -> None:
+    """`--help` has a sentence; an option that there is not is named, with status 2."""
+    told = subprocess.run([sys.executable, "-m", "lab.cli", name, "--help"], capture_output=True, text=True)
+    assert told.returncode == 0
+    assert f"Usage: lab {name}" in told.stdout
+    wrong = subprocess.run([sys.executable, "-m", "lab.cli", name, "--nonsense"], capture_output=True, text=True)
+    assert wrong.returncode == 2
+    assert "Traceback" not in wrong.stderr
