@@ -262,7 +262,7 @@ def test_capacity(bpf, bench):
     """New flows a second, and a million held at once; a full table makes room, and no packet goes uncounted."""
     program = bpf.load(NAME, max_entries={"flows": 1 << 21})
     found = bench.capacity(program, PATH, datagram(), held="flows", sessions=1_000_000)
-    assert found.held.p50 > 0
+    assert found.held.summary["entries"] == 1_000_000
     assert program.maps["outcomes"].total("NO_ROOM") == 0
 
 

@@ -362,7 +362,7 @@ def test_ports_that_are_used_again(bpf):
 def named(name: bytes) -> Iterator[None]:
     """This process, under another name."""
     own = Path("/proc/self/comm")
-    before = own.read_bytes()
+    before = own.read_bytes().rstrip()
     own.write_bytes(name)
     try:
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ from urllib.request import Request, urlopen
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from lab.bpf.companion import companion
 from lab.errors import LabError
@@ -81,6 +83,29 @@ def sample(at: float = 1000.0, count: int = 3, **changed: Any) -> Any:
         "evicted": 0,
     }
     return SimpleNamespace(**{**said, **changed})
+
+
+# ---- The command's options ----
+
+
+@pytest.mark.parametrize(
+    ("words", "telling"),
+    [
+        ("--alert 'flow-rate above 3'", "'3' is no threshold of flow-rate, which is written as 10Mbit/s or 1MB/s"),
+        ("--listen nowhere", "'nowhere' is neither a port nor ADDRESS:PORT"),
+        ("--listen 99999", "'99999' is neither a port nor ADDRESS:PORT"),
+        ("--history h.db --history-size 3", "'3' is no size: 100kB or more"),
+        ("--history h.db --history-age ever", "'ever' is no time"),
+        ("--top 0", "0 is not in the range"),
+        ("--by colour", "'colour' is not one of"),
+        ("--flows 3", "3 is not in the range"),
+    ],
+)
+def test_a_wrong_option(words: str, telling: str) -> None:
+    """Status 2 and a sentence that names the option; nothing is opened for it."""
+    found = CliRunner().invoke(monitor.command, shlex.split(words))
+    assert (found.exit_code, telling in found.output) == (2, True), found.output
+    assert words.split()[-2].strip("'") in found.output or "--alert" in found.output
 
 
 # ---- Rules of alerts ----
