@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import cycle
 from typing import Any
@@ -13,10 +14,14 @@ from typing import Any
 import pytest
 
 from lab import Mode, Network, Topology
+from lab.bench.inference import estimate
+from lab.bench.isolation import isolated
 from lab.bench.path import Path
 from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.kernel.cgroup import Cgroup
+from lab.model import statistics
+from lab.model.measurement import Limit, Measurement, Trial
 from lab.traffic import frames
 
 monitor = companion("monitor_traffic")
@@ -30,6 +35,7 @@ LOAD_PPS, LOAD_FLOWS = 100_000, 65_536
 DRIVEN = 1
 """The interface that a tc program sees under PROG_RUN."""
 PORT = 8080
+BLOCKS, ROUND_TRIPS, WARM_UP = 10, 500, 50
 families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 
 
@@ -238,6 +244,64 @@ def test_a_round_trip(bpf, bench, group, count, layers):
             round_trip, attach, program=NAME, subject=f"{part}: round trip, {count:,} connection{'s' * (count > 1)}"
         )
     assert sum(flow.srtt_us > 0 for flow in monitor.flows(program.maps)) == count
+
+
+def test_added_to_a_round_trip(bpf, bench, group):
+    """99 % of TCP round trips take less than 10 µs longer with all layers, sock_ops too, under load."""
+    program, arms = loaded(bpf, LOAD_FLOWS), ("without", "with", "with", "without")
+    blocks: list[dict[str, list[float]]] = []
+    with Network(PAIR) as net, load_on(program), isolated() as core, ExitStack() as stack:
+        attach = attaching(program, net, group)
+        with attach():
+            ((client, served),) = connections(net, stack, 1)
+        for _ in range(BLOCKS):
+            blocks.append({"with": [], "without": []})
+            for arm in arms:
+                with attach() if arm == "with" else nullcontext():
+                    round_trips(client, served, WARM_UP)
+                    with core.burst():
+                        blocks[-1][arm] += round_trips(client, served, ROUND_TRIPS)
+    added = estimate(
+        [
+            statistics.percentiles(each["with"])["p99"] - statistics.percentiles(each["without"])["p99"]
+            for each in blocks
+        ]
+    )
+    every = {arm: [x for each in blocks for x in each[arm]] for arm in ("with", "without")}
+    of = {arm: statistics.percentiles(samples) for arm, samples in every.items()}
+    measured = Measurement(
+        metric="added_latency",
+        method="clock",
+        unit="ns",
+        program=NAME,
+        subject="TCP round trip, all layers, 100,000 packets/s",
+        headline="p99",
+        summary={
+            **{name: of["with"][name] - of["without"][name] for name in ("p50", "p90")},
+            "p99": added.value,
+            **{f"{name}_{arm}": of[arm][name] for arm in every for name in ("p50", "p99")},
+        },
+        interval=(added.low, added.high),
+        trials=tuple(Trial(arm, tuple(samples), {"flows": LOAD_FLOWS}) for arm, samples in every.items()),
+        limit=Limit("p99", 10_000),
+        remarks=(f"{BLOCKS} attachments, {ROUND_TRIPS} round trips each; XDP's hook on a veth is in it",),
+    )
+    bench.keep(measured)
+    assert added.value < 10_000
+    assert next(flow.srtt_us for flow in monitor.flows(program.maps) if flow.answerer.port == PORT) > 0
+
+
+def round_trips(client: socket.socket, served: socket.socket, count: int) -> list[float]:
+    """ns of each: a byte there and one back."""
+    samples = []
+    for _ in range(count):
+        start = time.perf_counter_ns()
+        client.send(b"1")
+        served.recv(1)
+        served.send(b"2")
+        client.recv(1)
+        samples.append(float(time.perf_counter_ns() - start))
+    return samples
 
 
 def test_a_connection(bpf, bench, group):
