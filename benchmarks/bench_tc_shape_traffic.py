@@ -8,6 +8,7 @@ import pytest
 
 from lab import Direction, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.kernel.cgroup import Cgroup
 from lab.model import statistics
@@ -19,7 +20,9 @@ shape = companion("tc_shape_traffic")
 TOPOLOGY = Topology.pair("client", "server")
 PATH = Path(TOPOLOGY, source="client/eth0", at="server/eth0", sink="server/eth0", direction=Direction.INGRESS)
 FLOWS = (1, 4_096, 65_536, 1_048_576)
-FRAME_BYTES, HEADERS = 1514, 66
+FRAME_BYTES = 1514
+HEADERS = {"tcp": 66, "udp": 42}
+"""Over IPv4, Ethernet's included."""
 families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 
 
@@ -29,10 +32,26 @@ def datagram(ip: int = 4) -> Any:
 
 
 def shaping(bpf: Any, half: str, rate: str = "100gbit", **knobs: Any) -> tuple[Any, Any]:
+    """One of the programs; the rate is that of all traffic, and 100 Gbit/s are more than any measurement offers."""
     program = bpf.load("tc_shape_traffic", **knobs)
     shaper = shape.Shaper(program)
     shaper.limit_default(rate, burst="1024mb" if rate == "100gbit" else "")
     return program.programs[half], shaper
+
+
+def workload_within_rate(bpf: Any) -> Workload:
+    """IPv4, within its rate."""
+    return Workload(shaping(bpf, "shape_by_drop")[0], datagram())
+
+
+def workload_over_rate(bpf: Any) -> Workload:
+    """IPv4, over its rate: dropped."""
+    return Workload(shaping(bpf, "shape_by_drop", "1kbit")[0], datagram())
+
+
+def workload_no_rate(bpf: Any) -> Workload:
+    """IPv4, a class without a rate."""
+    return Workload(bpf.load("tc_shape_traffic").programs["shape_by_drop"], datagram())
 
 
 @pytest.mark.parametrize("coarse", (False, True), ids=("exact clock", "coarse clock"))
@@ -43,6 +62,14 @@ def test_cost_of_a_packet_within_its_rate(bpf: Any, bench: Any, ip: int, coarse:
     clock = "coarse" if coarse else "exact"
     measured = bench.cost(program, datagram(ip), flows=FLOWS, subject=f"IPv{ip}, {clock} clock")
     assert shaper.count(0).dropped == 0 and shaper.count(0).packets > sum(FLOWS)
+    assert all(each.p50 > 0 for each in measured)
+
+
+def test_cost_of_a_packet_without_a_rate(bpf: Any, bench: Any) -> None:
+    """ns per packet of a class that may send as much as it likes: classed and counted."""
+    program = bpf.load("tc_shape_traffic")
+    measured = bench.cost(program.programs["shape_by_drop"], datagram(), flows=FLOWS, subject="IPv4, no rate")
+    assert program.maps["counts"].total(0).packets > sum(FLOWS)
     assert all(each.p50 > 0 for each in measured)
 
 
@@ -82,41 +109,56 @@ def test_cost_of_a_class_that_borrows(bpf: Any, bench: Any) -> None:
     assert measured.p50 > 0
 
 
-@pytest.mark.parametrize(("rate", "seconds"), [("1mbit", 10), ("10mbit", 4), ("100mbit", 3), ("1gbit", 3)])
+@pytest.mark.parametrize("rate", ["1mbit", "10mbit", "100mbit", "1gbit"])
+@pytest.mark.parametrize("protocol", ["tcp", "udp"])
 @families
-def test_rate_of_tcp(net: Any, bpf: Any, bench: Any, rate: str, seconds: int, ip: int) -> None:
-    """The rate that one TCP connection reaches, with its headers, as a part of the rate that was set."""
+def test_rate(net: Any, bpf: Any, bench: Any, rate: str, protocol: str, ip: int) -> None:
+    """What one connection, or a stream that offers a quarter more, reaches of the rate that was set."""
+    seconds = 10 if rate == "1mbit" else 3
     program = bpf.load("tc_shape_traffic")
     shaper = shape.Shaper(program)
     shaper.limit_default(rate)
+    offered = shape.bits_per_second(rate) * 1.25 if protocol == "udp" else None
     with (
         Cgroup() as group,
         program.programs["pace"].attach(group),
         program.programs["shape_by_drop"].attach(net.interface("client/eth0"), direction=Direction.EGRESS),
         group.entered(),
     ):
-        result = net.iperf3("client", "server", seconds=seconds, ip=ip)
-    size = FRAME_BYTES - HEADERS - 20 * (ip == 6)
-    reached = 100 * result.bits_per_second * FRAME_BYTES / size / shape.bits_per_second(rate)
+        result = net.iperf3(
+            "client", "server", ip=ip, protocol=protocol, seconds=seconds, bits_per_second=offered, realtime=True
+        )
+    reached = 100 * on_the_wire(result, ip) / shape.bits_per_second(rate)
     bench.keep(
         Measurement(
             metric="rate reached",
             method="iperf3",
             unit="%",
             program="tc_shape_traffic",
-            subject=f"IPv{ip}, TCP, {rate}",
+            subject=f"IPv{ip}, {protocol.upper()}, {rate}",
             headline="p50",
             summary=statistics.percentiles([reached]),
             interval=(reached, reached),
             trials=(Trial("with", (reached,), {"seconds": seconds}),),
-            remarks=("of the rate that was set; one run, bytes with Ethernet, IP and TCP headers",),
+            remarks=("of the rate that was set; one run, its burst included, bytes with Ethernet, IP and L4 headers",),
         )
     )
     assert 95 <= reached <= 105
 
 
-def test_added_latency(bpf: Any, bench: Any) -> None:
-    """Policed within its rate, a packet is less than 10 µs later, 99 times of 100."""
-    program, _ = shaping(bpf, "police")
-    added = bench.added_latency(program, PATH, datagram(), below_ns=10_000)
+def on_the_wire(result: Any, ip: int) -> float:
+    """Bits a second with the headers of full segments, or of the datagrams that iperf3 sent."""
+    headers = HEADERS[result.protocol] + 20 * (ip == 6)
+    if result.protocol == "tcp":
+        return float(result.bits_per_second * FRAME_BYTES / (FRAME_BYTES - headers))
+    size = result.raw["start"]["test_start"]["blksize"] + headers
+    return float((result.packets - result.lost) * size * 8 / result.seconds)
+
+
+@pytest.mark.parametrize("shaped", (False, True), ids=("no rate", "within its rate"))
+def test_added_latency(bpf: Any, bench: Any, shaped: bool) -> None:
+    """A packet that nothing holds back is less than 10 µs later, 99 times of 100."""
+    program = shaping(bpf, "police")[0] if shaped else bpf.load("tc_shape_traffic").programs["police"]
+    subject = "within its rate" if shaped else "no rate"
+    added = bench.added_latency(program, PATH, datagram(), below_ns=10_000, subject=subject)
     assert added.p99 < 10_000
