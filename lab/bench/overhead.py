@@ -13,13 +13,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from statistics import median
 from typing import Any
 
 from lab.bench.inference import Estimate, estimate
 from lab.bench.isolation import Core, isolated
+from lab.bench.noise import watched
 from lab.model import statistics
 from lab.model.measurement import Limit, Measurement, Trial
 
@@ -59,9 +60,11 @@ def measure_overhead(
     arms = _Arms()
     with isolated() as core:
         calls = _calls_within(operation, BATCH_NS)
-        for _ in range(blocks):
-            _block(operation, attach, calls, core, arms)
-    return _measurement(arms, calls, program, subject, below_ns)
+        with watched(core) as watch:
+            for _ in range(blocks):
+                _block(operation, attach, calls, core, arms)
+    noise = watch.noise(arms.without, arms.attached)
+    return replace(_measurement(arms, calls, program, subject, below_ns), noise=noise)
 
 
 def _block(

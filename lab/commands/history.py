@@ -81,8 +81,11 @@ def _print(found: list[Trend]) -> None:
     headings = ("program", *HEADINGS)[-len(rows[0]) :]
     told = [place for place in range(len(headings)) if any(row[place] for row in rows)]
     print_table([headings[place] for place in told], [[row[place] for place in told] for row in rows])
-    if left_out := sorted({f"{trend.program}, {trend.metric}: {each}" for trend in found for each in trend.left_out}):
-        click.echo(f"\nRuns left out:\n  {f'{chr(10)}  '.join(left_out)}")
+    left_out = [
+        f"  {trend.program}, {trend.metric}, {trend.subject}: {each}" for trend in found for each in trend.left_out
+    ]
+    if left_out:
+        click.echo("\n".join(["", "Runs left out:", *left_out]))
 
 
 def _record(trend: Trend) -> dict[str, Any]:

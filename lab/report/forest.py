@@ -68,13 +68,12 @@ def _band(each: Compared) -> tuple[float, float]:
 def _row(each: Compared, shared: Scale) -> Markup:
     drawn = _drawn(each, shared) if each.has_ratio else Markup("")
     return Markup(
-        '<div class="forest-row {}" id="{}"><p class="forest-who">{}<br><span class="fine">{}</span></p>'
+        '<div class="forest-row {}" id="{}"><p class="forest-who">{}</p>'
         '<svg height="{}" role="img" aria-label="{}">{}</svg>'
         '<p class="forest-verdict"><b>{}</b> <span class="fine">{}: {}</span>{}</p></div>'
     ).format(
         each.comparison.verdict.replace(" ", "-"),
         each.key,
-        each.who,
         each.comparison.subject,
         HEIGHT,
         f"{each.who}, {each.comparison.subject}: {each.verdict}, {each.interval}",

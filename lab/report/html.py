@@ -151,6 +151,7 @@ def _templates() -> Environment:
         losses=losses,
         remarks=_remarks,
         sentence=_sentence,
+        breakable=_breakable,
         provenance=provenance,
         machine=machine,
         dots=dots,
@@ -174,6 +175,11 @@ def _shown(value: object) -> str:
 def _number_and_unit(text: str) -> Markup:
     number, _, unit = text.partition(" ")
     return Markup('{} <span class="unit">{}</span>').format(number, unit)
+
+
+def _breakable(name: str) -> Markup:
+    """A name that may be broken behind its underscores, and nowhere else."""
+    return Markup("_<wbr>").join(name.split("_"))
 
 
 def _sentence(text: str) -> str:

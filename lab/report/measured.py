@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import median
 from typing import Any
 
 from markupsafe import Markup
@@ -79,10 +80,15 @@ class Measured:
 
     @property
     def is_distribution(self) -> bool:
-        """True when there are samples enough to draw how they spread; costs and searched rates have their own plots."""
-        if self.is_cost or is_searched(self.measurement):
+        """True when there are samples enough to draw how they spread; some metrics have plots of their own."""
+        if self.is_cost or self.is_overhead or is_searched(self.measurement):
             return False
         return max(map(len, arms(self.measurement).values()), default=0) >= DISTRIBUTION_FROM
+
+    @property
+    def is_overhead(self) -> bool:
+        """True for what an attachment adds to a call: of interest is each attachment, not each batch."""
+        return self.measurement.metric == "overhead"
 
     @property
     def is_cost(self) -> bool:
@@ -92,7 +98,7 @@ class Measured:
     @property
     def has_arms(self) -> bool:
         """True when it compares, so that its figure is not simply that of its trials."""
-        return len(arms(self.measurement)) > 1
+        return len(arms(self.measurement)) > 1 and not self.is_overhead
 
     @property
     def flows(self) -> float | None:
@@ -125,8 +131,8 @@ def _rows(measured: Measured) -> list[Row]:
     several = arms(measurement)
     head = measurement.summary[measurement.headline]
     name = f"{measurement.subject or measurement.program}, {statistic_name(measurement.headline)}"
-    if len(several) <= 1:
-        samples = next(iter(several.values()), [])
+    if not measured.has_arms:
+        samples = _added(measurement) if measured.is_overhead else next(iter(several.values()), [])
         return [Row(name, samples, head, measurement.interval, limit, promise=_promise(measured.telling))]
     return [_arm_row(measurement, arm, samples) for arm, samples in several.items()]
 
@@ -146,10 +152,15 @@ def _arm_row(measurement: Measurement, arm: str, samples: list[float]) -> Row:
 
 
 def _promise(figure: Figure) -> Markup:
-    if not figure.limit:
-        return Markup("")
-    kept = "kept" if figure.kept else "broken"
-    return Markup(' <span class="promise {}">{} {}: {}</span>').format(kept, figure.statistic, figure.limit, kept)
+    """What was promised and whether it was kept, and why that cannot be told."""
+    told = Markup("")
+    if figure.limit:
+        told += Markup(' <span class="promise {0}">{1} {2}: {0}</span>').format(
+            figure.verdict, figure.statistic, figure.limit
+        )
+    if figure.noise:
+        told += Markup(' <span class="noise">{}</span>').format(figure.noise)
+    return told
 
 
 def costs_plot(several: Sequence[Measured], unit: str) -> Markup:
@@ -165,18 +176,24 @@ def costs_plot(several: Sequence[Measured], unit: str) -> Markup:
 
 
 def _added(measurement: Measurement) -> list[float]:
-    """What each load added to the floor beside it; an instrument without a floor has its samples as they are."""
+    """What each load, or each attachment, added to the floor beside it; without a floor the samples as they are."""
     several = arms(measurement)
     own, floor = several.get("with", []), several.get("without", [])
-    loads = {trial.facts.get("loads") for trial in measurement.trials}
-    number = loads.pop() if len(loads) == 1 else None
+    parts = {trial.facts.get("loads", trial.facts.get("blocks")) for trial in measurement.trials}
+    number = parts.pop() if len(parts) == 1 else None
     if len(own) != len(floor):
         return own
     added = [a - b for a, b in zip(own, floor, strict=True)]
     if not isinstance(number, int) or not 0 < number <= len(added):
         return added
     turns = len(added) // number
-    return [quantile(added[start : start + turns], 0.5) for start in range(0, turns * number, turns)]
+    return [median(added[start : start + turns]) for start in range(0, turns * number, turns)]
+
+
+def in_lines(several: Sequence[Measured]) -> list[Measured]:
+    """Those of one line of the plot together, from few flows to many."""
+    lines = list(dict.fromkeys(map(line_name, several)))
+    return sorted(several, key=lambda each: (lines.index(line_name(each)), each.flows or 0))
 
 
 def line_name(measured: Measured) -> str:

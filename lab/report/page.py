@@ -152,8 +152,19 @@ class Page:
         return " ".join(parts)
 
     @property
+    def columns(self) -> list[tuple[str, list[str]]]:
+        """Of the overview: a name, and the metrics below it. What a program costs a packet or a call shares one."""
+        found: list[tuple[str, list[str]]] = []
+        for metric, name in self.metrics:
+            if metric == "overhead" and found and found[-1][1] == ["cost"]:
+                found[-1] = ("Cost, or overhead", ["cost", "overhead"])
+            else:
+                found.append((name, [metric]))
+        return found
+
+    @property
     def metrics(self) -> list[tuple[str, str]]:
-        """The metrics that the overview has columns for, those measured."""
+        """The headline metrics that were measured, with their names."""
         there = {each.measurement.metric for each in self.measured}
         return [(metric, metric_name(metric)) for metric in HEADLINES if metric in there]
 

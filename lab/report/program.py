@@ -18,7 +18,7 @@ from lab.report.figures import (
     is_searched,
     metric_name,
 )
-from lab.report.measured import Measured, badness, costs_plot
+from lab.report.measured import Measured, badness, costs_plot, in_lines
 from lab.report.outcome import Group, Test, groups, outcome_of, tally
 from lab.report.quantity import count, plain, quantity, span
 from lab.report.words import anchor, shown
@@ -75,6 +75,12 @@ class Program:
     def benchmarks(self) -> list[Test]:
         """Everything else, comparisons left out."""
         return [test for test in self.tests if test.latest.result.kind != "scenario" and not test.is_comparison]
+
+    @property
+    def contests(self) -> list[list[Compared]]:
+        """Its comparisons, those of the same two contenders together."""
+        by_who = sorted(self.comparisons, key=lambda each: each.who)
+        return [list(several) for _, several in groupby(by_who, key=lambda each: each.who)]
 
     @cached_property
     def comparisons(self) -> list[Compared]:
@@ -166,7 +172,7 @@ class Program:
         by_unit = groupby(
             sorted(self.costs, key=lambda each: each.measurement.unit), lambda each: each.measurement.unit
         )
-        return [(costs_plot(several, unit), several) for unit, group in by_unit for several in [list(group)]]
+        return [(costs_plot(several, unit), several) for unit, group in by_unit for several in [in_lines(list(group))]]
 
     @property
     def drawings(self) -> list[Drawing]:
@@ -191,9 +197,9 @@ class Program:
                     held["loads"].append(float(entry["load_ms"]))
         return list(best.values())
 
-    def cells(self, metrics: Sequence[str]) -> list[Cell | None]:
-        """Its headline numbers, None where nothing of that metric was measured."""
-        return [self._cell(metric) for metric in metrics]
+    def cells(self, metrics: Sequence[str]) -> list[Cell]:
+        """Its headline numbers of these metrics, those that were measured."""
+        return [cell for metric in metrics if (cell := self._cell(metric))]
 
     def _cell(self, metric: str) -> Cell | None:
         several = [each for each in self.measured if each.measurement.metric == metric]

@@ -42,7 +42,7 @@ def _mark(outcome: str) -> str:
 
 
 def _numbers(program: Program) -> list[str]:
-    found = [cell for cell in program.cells(HEADLINES) if cell]
+    found = program.cells(HEADLINES)
     lines = []
     for cell in found:
         if cell.costs:

@@ -228,6 +228,15 @@ def test_a_noisy_figure_keeps_and_breaks_no_limit(tmp_path: Path) -> None:
     assert telling_figure(above).sentence.endswith(f"limit below 100 ns: undecided; {numbers.NOISY}")
 
 
+def test_noise_stands_beside_figures_of_few_trials_too(tmp_path: Path) -> None:
+    """In the plot itself, where the figure is, and its limit is undecided there."""
+    noisy = replace(numbers.overhead(), noise={"sentence": numbers.NOISY}, limit=Limit("mean", 100.0))
+    page_of(tmp_path, numbers.benchmark(noisy))
+    (row,) = re.findall(r'<div class="dot-row">.*?</div>', (tmp_path / "index.html").read_text())
+
+    assert numbers.NOISY in row and "mean below 100 ns/call: undecided" in row
+
+
 def test_a_quiet_figure_decides(tmp_path: Path) -> None:
     """The neighbour case: the same figure without noise breaks its limit, and there is no warning."""
     page = page_of(tmp_path, numbers.benchmark(replace(numbers.latency(), limit=Limit("p99", 100.0))))
