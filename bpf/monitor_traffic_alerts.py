@@ -348,7 +348,8 @@ def _connections(rule: Rule, sample: Any) -> Iterator[Breach]:
     if rate <= rule.until:
         return
     who = _busiest_opener(rule, sample.flows)
-    subject = f"tcp/{rule.port}" if rule.port else "new TCP flows"
+    protocol = {number: name for name, number in PROTOCOLS.items()}.get(rule.protocol)
+    subject = f"new flows of {protocol}/{rule.port}" if rule.port else "new TCP flows"
     yield Breach(b"", subject, rate, f"{rate:,.0f}/s: {opened:,} in {sample.seconds:.2f} s{who}")
 
 
@@ -356,9 +357,8 @@ def _busiest_opener(rule: Rule, flows: Any) -> str:
     """Who opened most of the new ones, by address."""
     import numpy as np
 
-    new = flows.is_new & (flows.now.fields["protocol"] == PROTOCOLS["tcp"])
-    if rule.port:
-        new &= flows.of(rule.protocol, rule.port)
+    wanted = flows.of(rule.protocol, rule.port) if rule.port else flows.now.fields["protocol"] == PROTOCOLS["tcp"]
+    new = flows.is_new & wanted
     places = np.flatnonzero(new)
     if not len(places):
         return ""

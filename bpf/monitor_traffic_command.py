@@ -19,6 +19,7 @@ from lab.bpf.companion import load_module
 from lab.errors import LabError
 from lab.host import showing
 from lab.host.options import Stopped, knob_parameter, opened, place_parameters, seconds, until_told_to_stop
+from lab.host.place import interface_names
 
 SORTED_BY = ("rate", "bytes", "packets", "rtt", "retransmits", "last")
 SIZES = {"kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
@@ -185,6 +186,10 @@ def _run(**values: Any) -> None:
     raised = alerts.Alerts(alerts.named_apart(rules))
     with until_told_to_stop(), ExitStack() as stack:
         place = stack.enter_context(opened(values))
+        if not place.interfaces:
+            raise LabError(
+                "monitor traffic: of which interface?", mend=f"--interface, of {', '.join(interface_names())}"
+            )
         history = stack.enter_context(_history(values, place)) if values["history"] else None
         if history is not None and history.trouble:
             click.echo(history.trouble, err=True)
@@ -215,10 +220,6 @@ def _attached(values: Mapping[str, Any], place: Any) -> Any:
     from lab.commands.attach import tell
     from lab.host.subject import attached
 
-    if not place.interfaces:
-        from lab.host.place import interface_names
-
-        raise LabError("monitor traffic: of which interface?", mend=f"--interface, of {', '.join(interface_names())}")
     options = {"flows": values["flows"], "xdp": values["xdp"]}
     return attached("monitor_traffic", place, knobs=values["knobs"], options=options, told=tell)
 

@@ -331,7 +331,8 @@ class Exporter:
         try:
             return self._history.ask(what, **period, limit=limit, address=address, port=port)
         except sqlite3.Error as error:
-            raise Refused(503, str(error)) from error
+            late = "interrupted" in str(error)
+            raise Refused(503, "that took too long: ask for a shorter time" if late else str(error)) from error
 
     def __enter__(self) -> Exporter:
         self._thread.start()

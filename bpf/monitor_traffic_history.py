@@ -25,6 +25,8 @@ FLOWS_A_PERIOD, PORTS_A_PERIOD = 200, 100
 SHARE_CUT = 0.1
 """Of the periods, the oldest go when the file is too large."""
 BUSY_S = 0.2
+PATIENCE_S, LOOKED_AT = 0.5, 10_000
+"""A question takes no longer, because the next period waits for it; SQLite's steps between two looks at the clock."""
 PAGES_CHECKPOINTED = 256
 """The log beside the file is some 1 MB, and is cut back to that."""
 MOST_ROWS = 10_000
@@ -64,8 +66,10 @@ ASKED = {
     "ports": "SELECT periods.at, periods.seconds, ports.* FROM ports JOIN periods ON periods.id = period "
     "WHERE periods.at BETWEEN :since AND :until AND (:port = 0 OR :port = port) "
     "ORDER BY periods.at DESC, bytes_in + bytes_out DESC",
-    "events": "SELECT * FROM events WHERE at BETWEEN :since AND :until ORDER BY at DESC",
-    "alerts": "SELECT * FROM alerts WHERE at BETWEEN :since AND :until ORDER BY at DESC",
+    "events": "SELECT events.* FROM events JOIN periods ON periods.id = period "
+    "WHERE periods.at BETWEEN :since AND :until ORDER BY periods.at DESC, events.at DESC",
+    "alerts": "SELECT alerts.* FROM alerts JOIN periods ON periods.id = period "
+    "WHERE periods.at BETWEEN :since AND :until ORDER BY periods.at DESC, alerts.at DESC",
 }
 """What may be asked for, the latest first."""
 
@@ -104,14 +108,19 @@ class History:
                 self._hang_up()
 
     def ask(self, what: str, *, since: float, until: float, limit: int, address: str = "", port: int = 0) -> list[Any]:
-        """Rows of ASKED as dicts, the latest first; sqlite3.Error where the file cannot be read."""
+        """Rows of ASKED as dicts, the latest first; sqlite3.Error where it cannot be read, or takes too long."""
         asked = {"since": since, "until": until, "address": address, "port": port, "limit": min(limit, MOST_ROWS)}
         with self._lock:
             if self._connection is None:
                 raise sqlite3.OperationalError(self.trouble or "the history is closed")
-            found = self._connection.execute(f"{ASKED[what]} LIMIT :limit", asked)
-            names = [column[0] for column in found.description]
-            return [dict(zip(names, row, strict=True)) for row in found]
+            late = time.monotonic() + PATIENCE_S
+            self._connection.set_progress_handler(lambda: time.monotonic() > late, LOOKED_AT)
+            try:
+                found = self._connection.execute(f"{ASKED[what]} LIMIT :limit", asked)
+                names = [column[0] for column in found.description]
+                return [dict(zip(names, row, strict=True)) for row in found]
+            finally:
+                self._connection.set_progress_handler(None, 0)
 
     def close(self) -> None:
         """Puts the log into the file, where that can be done."""
@@ -208,11 +217,9 @@ class History:
         return added.lastrowid or 0
 
     def _bound(self, connection: sqlite3.Connection) -> None:
-        """The oldest periods go until what is in use is small enough; then the file is cut."""
-        page = _pragma(connection, "page_size")
-        while (in_use := _pragma(connection, "page_count") - _pragma(connection, "freelist_count")) > 1:
-            if in_use * page <= self._size_bytes:
-                break
+        """The oldest periods go until what is in use is small enough; a file that is too large is cut."""
+        most = self._size_bytes // _pragma(connection, "page_size")
+        while _pragma(connection, "page_count") - _pragma(connection, "freelist_count") > most:
             (periods,) = connection.execute("SELECT count(*) FROM periods").fetchone()
             if periods <= 1:
                 break
@@ -220,7 +227,7 @@ class History:
                 "DELETE FROM periods WHERE id IN (SELECT id FROM periods ORDER BY at LIMIT ?)",
                 (max(1, int(periods * SHARE_CUT)),),
             )
-        if _pragma(connection, "freelist_count"):
+        if _pragma(connection, "page_count") > most:
             with closing(connection.execute("PRAGMA incremental_vacuum")) as vacuum:
                 vacuum.fetchall()
 

@@ -261,7 +261,7 @@ def test_old_periods_go(path: Path) -> None:
 
 
 def test_the_file_stays_small(path: Path) -> None:
-    """300 periods of 200 flows in 1 MB: the latest are there, and the file with its log is no larger than 2.1 MB."""
+    """300 periods of 200 flows in 1 MB: the latest are there, and the file with its log is no larger than 2.5 MB."""
     most = 0
     with opened(path, age_s=1e9, size_bytes=1_000_000) as history:
         for at in range(300):
@@ -270,7 +270,7 @@ def test_the_file_stays_small(path: Path) -> None:
         kept = [each["at"] for each in history.ask("periods", **EVER)]
         assert history.trouble == ""
     assert 10 < len(kept) < 150 and kept[0] == 299
-    assert most < 2_100_000
+    assert most < 2_500_000
     assert path.stat().st_size <= 1_050_000
 
 
@@ -346,6 +346,19 @@ def test_trouble_passes(path: Path, tmp_path: Path) -> None:
         (tmp_path / "later").mkdir()
         history.keep(sample())
         assert (history.kept, history.lost, history.trouble) == (1, 1, "")
+
+
+def test_a_question_that_takes_too_long(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is broken off, because the next period waits for it; and the file is as usable as before."""
+    monkeypatch.setattr(histories, "PATIENCE_S", -1)
+    monkeypatch.setattr(histories, "LOOKED_AT", 10)
+    with opened(path) as history:
+        for at in range(20):
+            history.keep(sample(at))
+        with pytest.raises(sqlite3.OperationalError, match="interrupted"):
+            history.ask("flows", **EVER)
+        history.keep(sample(20))
+        assert (history.kept, history.trouble) == (21, "")
 
 
 def test_two_write_one_file(path: Path) -> None:
