@@ -9,6 +9,7 @@ import pytest
 from lab import Direction, Topology
 from lab.bench.driver import load_instrument
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.model import statistics
 from lab.model.measurement import Measurement, Trial
@@ -33,6 +34,16 @@ def datagram(ip: int) -> Any:
 
 def half(bpf: Any, **wanted: Any) -> Any:
     return bpf.load("tc_inspect_header", **inspect.wanted(**wanted)).programs["inspect_ingress"]
+
+
+def workload_not_wanted(bpf: Any) -> Workload:
+    """IPv4, taken apart and not told."""
+    return Workload(half(bpf, port=1), datagram(4))
+
+
+def workload_not_sampled(bpf: Any) -> Workload:
+    """IPv4, one of 1,000 is looked at."""
+    return Workload(half(bpf, sample=1000, port=1), datagram(4))
 
 
 @families

@@ -14,7 +14,7 @@ from lab.traffic import frames
 
 PAIR = Topology.pair("client", "server")
 PATH = Path(PAIR, source="client/eth0", at="server/eth0", sink="server/eth0", direction=Direction.INGRESS)
-FLOWS = (1, 65_536, 1_048_576)
+FLOWS = (1, 4_096, 65_536, 1_048_576)
 HERE = {ip: str(PAIR.address("server", ip)) for ip in (4, 6)}
 THERE = {4: "192.0.2.99", 6: "2001:db8::99"}
 

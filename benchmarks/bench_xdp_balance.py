@@ -24,7 +24,7 @@ TOPOLOGY = STAR.extended(
     namespaces=[NamespaceSpec("balancer", forwarding=True, routes=(Route(f"{VIP[4]}/32", BACKEND[4]),))]
 )
 PATH = Path(TOPOLOGY, source="client/eth0", at="balancer/eth0", sink="alpha/eth0", mode=Mode.NATIVE)
-FLOWS = (1, 65_536, 1_048_576)
+FLOWS = (1, 4_096, 65_536, 1_048_576)
 
 
 def balanced(bpf: Any, ip: int = 4, forwarding: str = "NAT", flows: int = 1024) -> Any:

@@ -8,6 +8,7 @@ import pytest
 
 from lab import Mode, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.traffic import frames
 
@@ -24,6 +25,16 @@ families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 def datagram(ip: int = 4) -> Any:
     """64 bytes over IPv4, 84 over IPv6."""
     return frames.udp(TOPOLOGY, "client", "server", src_port=20_000, dst_port=9000, ip=ip, payload=bytes(22))
+
+
+def workload_sources(bpf: Any) -> Workload:
+    """IPv4, sources that are in the table, room for 65,536."""
+    return Workload(packets.load(bpf, sources=65_536), datagram(), port_bits=0)
+
+
+def workload_ipv6_sources(bpf: Any) -> Workload:
+    """IPv6, sources that are in the table, room for 65,536."""
+    return Workload(packets.load(bpf, sources=65_536), datagram(6), port_bits=0)
 
 
 @pytest.mark.parametrize("sources", FLOWS)

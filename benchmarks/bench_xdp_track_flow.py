@@ -19,7 +19,7 @@ track = companion("xdp_track_flow")
 
 TOPOLOGY = Topology.pair("client", "server", offloads={"tx": False, "gro": True})
 PATH = Path(TOPOLOGY, source="client/eth0", at="server/eth0", sink="server/eth0", mode=Mode.NATIVE)
-FLOWS = (1, 65_536, 1_048_576)
+FLOWS = (1, 4_096, 65_536, 1_048_576)
 
 
 def packet(ip: int = 4, transport: Any = UDP) -> Any:
