@@ -15,7 +15,10 @@ pytest_plugins = ["pytester"]
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```(python|c)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
-DOCUMENTS = ["README.md", "docs/tutorial.md", "docs/design.md", "CONTRIBUTING.md", "examples/README.md"]
+DOCUMENTS = [
+    *("README.md", "CONTRIBUTING.md", "examples/README.md"),
+    *("docs/tutorial.md", "docs/design.md", "docs/measuring.md"),
+]
 
 
 def blocks(document: str) -> list[tuple[str, str]]:
@@ -56,6 +59,16 @@ def test_links_lead_somewhere(document: str) -> None:
     page = ROOT / document
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text()):
         assert (page.parent / target).exists(), f"{document} links to {target}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_links_within_a_page_lead_to_its_headings(document: str) -> None:
+    """Names are those that GitHub makes: in small letters, spaces as hyphens, without other marks."""
+    text = (ROOT / document).read_text()
+    headings = {
+        re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in re.findall(r"^#+ (.+)$", text, re.M)
+    }
+    assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= headings
 
 
 def test_the_ladder_names_each_example_in_order() -> None:
