@@ -109,3 +109,8 @@ def _attach_xdp(program: Any, place: Any) -> Iterator[Any]:
             click.echo(
                 f"{name} has an XDP program already, and keeps it: tc ingress counts what that lets in", err=True
             )
+
+
+def summary(program: Any) -> str:
+    """What was seen, in a sentence."""
+    return part("screen").summary_text(part("sample").Sampler(program.maps).take())  # type: ignore[no-any-return]

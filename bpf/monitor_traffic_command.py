@@ -78,16 +78,26 @@ def _options() -> list[click.Option]:
             ["--listen"],
             callback=_listen,
             metavar="[ADDRESS:]PORT",
-            help="Serves /metrics and /api there; on 127.0.0.1 if no address is said, and to anybody who can reach it.",
+            help="Serves /metrics and /api: on 127.0.0.1, or on the address that is said, to anybody who reaches it.",
         ),
         click.Option(
             ["--history"], type=click.Path(path_type=Path), metavar="FILE", help="Keeps every period in a SQLite file."
         ),
         click.Option(
-            ["--history-age"], callback=seconds, default="24h", show_default=True, help="Older periods are deleted."
+            ["--history-age"],
+            callback=seconds,
+            metavar="TIME",
+            default="24h",
+            show_default=True,
+            help="Older periods are deleted.",
         ),
         click.Option(
-            ["--history-size"], callback=_size, default="256MB", show_default=True, help="So large the file may be."
+            ["--history-size"],
+            callback=_size,
+            metavar="SIZE",
+            default="256MB",
+            show_default=True,
+            help="So large the file may be.",
         ),
         click.Option(
             ["--flows"], type=click.IntRange(64, 1 << 24), default=65536, show_default=True, help="Room in the table."
@@ -96,11 +106,21 @@ def _options() -> list[click.Option]:
         click.Option(
             ["--events"], is_flag=True, help="Connection events and alerts, a line each, instead of the view."
         ),
-        click.Option(["--every"], callback=seconds, default="1s", show_default=True, help="Length of a period."),
+        click.Option(
+            ["--every"], callback=seconds, metavar="TIME", default="1s", show_default=True, help="Length of a period."
+        ),
         click.Option(["--once"], is_flag=True, help="Shows what one period brought, and ends."),
         click.Option(["--for", "for_s"], callback=seconds, metavar="TIME", help="Ends by itself after this time."),
         click.Option(["--json", "as_json"], is_flag=True, help="A line of JSON each period, for other programs."),
     ]
+
+
+def _place() -> list[click.Option]:
+    """Those that say where; the ones of other hooks mean nothing here."""
+    every = place_parameters()
+    for option in every:
+        option.hidden = option.name in ("direction", "sockets", "hook")
+    return every
 
 
 # ---- Running ----
@@ -168,12 +188,7 @@ class Monitor:
     def summary(self) -> str:
         """At the end, in a sentence or two."""
         sample = self.sampler.take()
-        both = part("screen").by_interface(sample.interfaces).values()
-        came, went = (
-            (sum(each.packets for each in column if each) for column in zip(*both, strict=True)) if both else (0, 0)
-        )
-        told = [f"{sample.happened['FLOW_OPENED']:,} flows, {came:,} packets in, {went:,} out"]
-        told.append(f"in no flow: {part('screen').missed_text(sample.untracked) or 'nothing'}")
+        told = [part("screen").summary_text(sample)]
         told += [f"alert {name}: fired {times:,} time{'s' * (times != 1)}" for name, times in self.alerts.fired.items()]
         if self.history is not None:
             told.append(f"history: {self.history.kept:,} periods recorded, {self.history.lost:,} lost")
@@ -253,7 +268,7 @@ def _record(each: Any) -> dict[str, Any]:
 
 command = click.Command(
     "monitor_traffic",
-    params=[*_options(), *place_parameters(), knob_parameter()],
+    params=[*_options(), *_place(), knob_parameter()],
     callback=_run,
     help="One row a flow, from what XDP, tc and the sockets each know: packets, bytes, RTT, state.\n\n"
     "Attaches all layers, shows what they see, and detaches them at Ctrl-C.",

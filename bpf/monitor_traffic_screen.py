@@ -245,6 +245,14 @@ def by_interface(interfaces: Sequence[Any]) -> dict[str, tuple[Any, Any]]:
     }
 
 
+def summary_text(sample: Any) -> str:
+    """ "12 flows, 146 packets in, 146 out; in no flow: nothing"."""
+    both = by_interface(sample.interfaces).values()
+    came, went = (sum(ends[way].packets for ends in both if ends[way]) for way in (0, 1))
+    missed = missed_text(sample.untracked) or "nothing"
+    return f"{sample.happened['FLOW_OPENED']:,} flows, {came:,} packets in, {went:,} out; in no flow: {missed}"
+
+
 def _rates(count: Any) -> str:
     if count is None:
         return f"{'-':>6} bit/s {'-':>6} packets/s"

@@ -278,6 +278,22 @@ def test_what_is_in_no_flow(bpf):
     assert len(program.maps["flows"]) == 0
 
 
+def test_interfaces_that_want_one_place(bpf):
+    """Numbers that are alike modulo 1,024 have places side by side; where all are taken, that is counted."""
+    program = bpf.load("monitor_traffic")
+    frame = Ether() / IP() / UDP()
+    places = program.maps["places"]
+    places[1] = {"ifindex": 1025}
+    for _ in range(2):
+        program.run(frame)  # as if it came from lo, which is number 1
+    assert {key: count.packets for key, count in monitor.layers(program.maps).items()} == {(1, "XDP"): 2}
+    assert places[2].ifindex == 1
+    for number in range(1, 9):
+        places[number] = {"ifindex": 1024 * number + 1}
+    program.run(frame)
+    assert monitor.untracked(program.maps)["INTERFACE_LEFT_OUT"] == 1
+
+
 # ---- Connections ----
 
 
