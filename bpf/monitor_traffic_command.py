@@ -57,7 +57,8 @@ def _size(ctx: click.Context, param: click.Parameter, given: str) -> int:
     return int(found[1]) * SIZES[found[2]]
 
 
-def _options() -> list[click.Option]:
+def _shown() -> list[click.Option]:
+    """What is seen, and how it is shown."""
     return [
         click.Option(
             ["--top"], type=click.IntRange(1), help="Flows shown at most: if not said, as many as fit, or 20 in a pipe."
@@ -65,6 +66,25 @@ def _options() -> list[click.Option]:
         click.Option(
             ["--by"], type=click.Choice(SORTED_BY), default="rate", show_default=True, help="What flows are sorted by."
         ),
+        click.Option(
+            ["--flows"], type=click.IntRange(64, 1 << 24), default=65536, show_default=True, help="Room in the table."
+        ),
+        click.Option(["--xdp/--no-xdp"], default=True, help="Without XDP, tc counts what comes in."),
+        click.Option(
+            ["--events"], is_flag=True, help="Connection events and alerts, a line each, instead of the view."
+        ),
+        click.Option(
+            ["--every"], callback=seconds, metavar="TIME", default="1s", show_default=True, help="Length of a period."
+        ),
+        click.Option(["--once"], is_flag=True, help="Shows what one period brought, and ends."),
+        click.Option(["--for", "for_s"], callback=seconds, metavar="TIME", help="Ends by itself after this time."),
+        click.Option(["--json", "as_json"], is_flag=True, help="A line of JSON each period, for other programs."),
+    ]
+
+
+def _kept() -> list[click.Option]:
+    """Alerts, what is served, and the history."""
+    return [
         click.Option(
             ["--alert", "alert"],
             multiple=True,
@@ -99,19 +119,6 @@ def _options() -> list[click.Option]:
             show_default=True,
             help="So large the file may be.",
         ),
-        click.Option(
-            ["--flows"], type=click.IntRange(64, 1 << 24), default=65536, show_default=True, help="Room in the table."
-        ),
-        click.Option(["--xdp/--no-xdp"], default=True, help="Without XDP, tc counts what comes in."),
-        click.Option(
-            ["--events"], is_flag=True, help="Connection events and alerts, a line each, instead of the view."
-        ),
-        click.Option(
-            ["--every"], callback=seconds, metavar="TIME", default="1s", show_default=True, help="Length of a period."
-        ),
-        click.Option(["--once"], is_flag=True, help="Shows what one period brought, and ends."),
-        click.Option(["--for", "for_s"], callback=seconds, metavar="TIME", help="Ends by itself after this time."),
-        click.Option(["--json", "as_json"], is_flag=True, help="A line of JSON each period, for other programs."),
     ]
 
 
@@ -268,7 +275,7 @@ def _record(each: Any) -> dict[str, Any]:
 
 command = click.Command(
     "monitor_traffic",
-    params=[*_options(), *_place(), knob_parameter()],
+    params=[*_shown(), *_kept(), *_place(), knob_parameter()],
     callback=_run,
     help="One row a flow, from what XDP, tc and the sockets each know: packets, bytes, RTT, state.\n\n"
     "Attaches all layers, shows what they see, and detaches them at Ctrl-C.",

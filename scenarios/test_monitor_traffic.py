@@ -241,7 +241,7 @@ def test_several_interfaces(net, bpf, group):
 
 
 def test_a_full_table(net, bpf, group):
-    """2,000 flows through a table of 256: it stays full, and services and interfaces have counted every packet."""
+    """2,048 flows through a table of 256: it stays full, and services and interfaces have counted every packet."""
     program = bpf.load("monitor_traffic", max_entries={"flows": 256})
     with program.attach(net.interface("router/eth0"), mode=Mode.NATIVE):
         frame = frames.udp(net, "client", "router", dst_port=9000, payload=bytes(22))
