@@ -68,19 +68,13 @@ class Lane:
 
 @dataclass(frozen=True)
 class Lanes:
-    """Several of one kind. A trial is made of slices on each: where memory lies makes one 2 % faster than another."""
+    """Several of one kind. A trial is made of slices on each: where memory lies makes one faster than another."""
 
     each: tuple[Lane, ...]
 
-    def offer(self, pps: float, seconds: float) -> LoadTrial:
-        """A trial at a rate."""
-        made = [lane.offer(pps, seconds / len(self.each)) for lane in self.each]
-        return LoadTrial(pps, seconds, *_sums(made))
-
     def offer_most(self, seconds: float) -> LoadTrial:
         """A trial as fast as the core goes."""
-        offered, received, cpu_s = _sums([lane.offer_most(seconds / len(self.each)) for lane in self.each])
-        return LoadTrial(offered / cpu_s, cpu_s, offered, received, cpu_s)
+        return together([lane.offer_most(seconds / len(self.each)) for lane in self.each])
 
     def alike(self) -> Lanes:
         """Those on which as many frames arrive as on the last one.
@@ -92,8 +86,16 @@ class Lanes:
         return Lanes(tuple(lane for lane, alike in zip(self.each, near, strict=True) if alike))
 
 
-def _sums(made: Sequence[LoadTrial]) -> tuple[int, int, float]:
-    return sum(each.offered for each in made), sum(each.received for each in made), sum(each.cpu_s for each in made)
+def together(slices: Sequence[LoadTrial]) -> LoadTrial:
+    """One trial of several; its load is their mean."""
+    seconds = sum(each.intended_s for each in slices)
+    return LoadTrial(
+        intended_pps=sum(each.intended_pps * each.intended_s for each in slices) / seconds,
+        intended_s=seconds,
+        offered=sum(each.offered for each in slices),
+        received=sum(each.received for each in slices),
+        cpu_s=sum(each.cpu_s for each in slices),
+    )
 
 
 def _most(came: Delivery) -> LoadTrial:

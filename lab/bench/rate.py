@@ -11,11 +11,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from itertools import count
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from lab.bench.isolation import isolated
-from lab.bench.lane import Lanes, generator_alone, with_program, without_program
+from lab.bench.lane import Lane, Lanes, generator_alone, together, with_program, without_program
 from lab.bench.noise import watched
 from lab.bench.path import Path, counted
 from lab.bench.search import GOALS, LOWEST, Bounds, Found, LoadTrial, search
@@ -29,13 +30,16 @@ METHOD = "live_frames"
 NETWORKS = 3
 """Of each kind."""
 MOST_S = 0.006
+"""Of an unpaced trial."""
+SPEED_S = 0.004
+"""Of the unpaced one before each slice of a trial."""
 EVERY = 3
 """Before every third trial of the search there are unpaced ones of all kinds: all see the same machine."""
 ROOM = 1.2
 """Highest load that is searched, in relation to what arrived without pacing."""
 FIRST_ROUNDS = 5
-LATEST = 3
-"""Unpaced trials that say how fast the machine is now."""
+LATEST = 5
+"""Unpaced trials that say how fast the machine is now, of the last 0.2 s."""
 SPARE_NS = 1.0
 """A part of less is none."""
 
@@ -86,21 +90,24 @@ def measure_rate(
 def _searched(lanes: Mapping[str, Lanes]) -> tuple[Found, dict[str, list[LoadTrial]]]:
     """A load is searched in relation to the speed of the machine, which changes by some percent within a second.
 
-    It is taken from the unpaced trials just before, and the bounds are given at its median.
+    It is taken from unpaced trials just before each slice, and the bounds are given at its median.
     """
     unpaced: dict[str, list[LoadTrial]] = {name: [] for name in lanes}
-    speeds: list[float] = []
+    under_test, speeds, trials = lanes["mrr"].each, list[float](), count()
 
     def take_turns() -> None:
         for name, lane in lanes.items():
             unpaced[name].append(lane.offer_most(MOST_S))
 
-    def offer(load: float, seconds: float) -> LoadTrial:
-        unpaced["mrr"].append(lanes["mrr"].offer_most(MOST_S))
-        if len(speeds) % EVERY == 0:
-            take_turns()
+    def slice_of(lane: Lane, load: float, seconds: float) -> LoadTrial:
+        unpaced["mrr"].append(lane.offer_most(SPEED_S))
         speeds.append(median(map(_sent_pps, unpaced["mrr"][-LATEST:])) / usual)
-        return lanes["mrr"].offer(load * speeds[-1], seconds)
+        return lane.offer(load * speeds[-1], seconds)
+
+    def offer(load: float, seconds: float) -> LoadTrial:
+        if next(trials) % EVERY == 0:
+            take_turns()
+        return together([slice_of(lane, load, seconds / len(under_test)) for lane in under_test])
 
     for _ in range(FIRST_ROUNDS):
         take_turns()

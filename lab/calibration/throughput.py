@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from statistics import median
 from typing import Any
 
@@ -16,13 +16,13 @@ from lab.bench.isolation import isolated
 from lab.bench.lane import Lane, generator_alone, with_program
 from lab.bench.path import Path
 from lab.bench.rate import measure_rate
-from lab.bench.search import LoadTrial
 from lab.bench.workload import Contender, Workload
 from lab.bpf.loader import Loader
 from lab.bpf.program import Program
 from lab.model.action import Mode
 from lab.model.calibration import Bar
 from lab.model.comparison import Comparison
+from lab.model.delivery import Delivery
 from lab.model.journal import journal
 from lab.model.measurement import Measurement
 from lab.net.topology import Topology
@@ -41,7 +41,8 @@ TRUTH = Rule(resolution=1e-9, least=1e-9)
 TRUTH_S = 3.0
 LOST_FRAMES, LOST_PPS, LOST_ONE_IN = 1_000_000, 1_000_000, (100, 1000, 9973)
 INTO_SINK_PPS, THROUGH_PPS = 6e6, 4e6
-FLOOD_S, FLOODS = 0.25, 12
+FLOOD_S, FLOODS, FLOODED = 0.1, 5, 8
+"""Seconds of each, floods on a network, networks."""
 LONG_S, LONG_PPS, LONG_LEAST_PPS = 10, 1_200_000, 1_000_000
 DISTINCT, DISTINCT_S = 1_000_000, 0.5
 
@@ -59,22 +60,23 @@ def bars() -> Iterator[Bar]:
 
 
 def _searches() -> Iterator[Bar]:
-    """On fresh networks each time. In relation to the MRR it is seen how much of the spread is the machine's speed."""
+    """On fresh networks each time. A ratio, as the machine itself has another speed from one second to the next."""
     start = time.monotonic()
     with Loader() as loader:
         program = loader.load(instruments.path("reflect"), rounds=ROUNDS)
         found = [measure_rate(program, BACK, _frame(), flows=FLOWS) for _ in range(SEARCHES)]
     duration_s = round((time.monotonic() - start) / 2, 1)
     seconds = [each.trials[0].facts["search_s"] for each in found]
+    speeds = [each.summary["mrr_pps"] for each in found]
     for goal, within in (("ndr", NDR_WITHIN), ("pdr", PDR_WITHIN)):
         rates = [each.summary[f"{goal}_pps"] for each in found]
-        shares = [rate / each.mrr_pps for rate, each in zip(rates, found, strict=True)]
+        shares = [rate / speed for rate, speed in zip(rates, speeds, strict=True)]
         yield Bar(
             what=f"{goal.upper()} of one program, {SEARCHES} searches",
-            bar=f"within ±{within:.0%} of their median, in searches of {SEARCH_S:g} s or less",
-            reached=f"±{_spread(rates):.1%} around {median(rates) / 1e6:.2f} M/s (±{_spread(shares):.1%} in relation to "
-            f"the MRR of the same search), up to {max(seconds):.1f} s",
-            held=_spread(rates) <= within and max(seconds) <= SEARCH_S,
+            bar=f"within ±{within:.0%} of their median, beside the MRR of the same time; each {SEARCH_S:g} s or less",
+            reached=f"±{_spread(shares):.1%}; up to {max(seconds):.1f} s. In packets/s ±{_spread(rates):.1%} around "
+            f"{median(rates) / 1e6:.2f} M, as the machine's speed (MRR) went by ±{_spread(speeds):.1%}",
+            held=_spread(shares) <= within and max(seconds) <= SEARCH_S,
             duration_s=duration_s,
             data=_of_searches(found, seconds),
         )
@@ -167,33 +169,40 @@ def _loss() -> Bar:
 
 def _into_a_sink() -> Bar:
     start = time.monotonic()
-    with isolated() as core, generator_alone(ENDS, _frame(), FLOWS, core) as lane:
-        trials = _flooded(lane)
-    return _fastest("a flood into a sink", INTO_SINK_PPS, trials, start)
+    with isolated() as core:
+        found = _flooded(lambda: generator_alone(ENDS, _frame(), FLOWS, core))
+    return _fastest("a flood into a sink", INTO_SINK_PPS, found, start)
 
 
 def _through_a_program() -> Bar:
     start = time.monotonic()
     with Loader() as loader, isolated() as core:
         program = loader.load(instruments.path("reflect"))
-        with with_program(program, BACK, _frame(), FLOWS, core) as lane:
-            trials = _flooded(lane)
-    return _fastest("a flood through a program and back", THROUGH_PPS, trials, start)
+        found = _flooded(lambda: with_program(program, BACK, _frame(), FLOWS, core))
+    return _fastest("a flood through a program and back", THROUGH_PPS, found, start)
 
 
-def _flooded(lane: Lane) -> list[LoadTrial]:
-    return [lane.offer_most(FLOOD_S) for _ in range(FLOODS)]
+def _flooded(make: Callable[[], AbstractContextManager[Lane]]) -> list[Delivery]:
+    """On fresh networks: where the generator happens to lie in memory makes it up to 2 % faster or slower."""
+    found = []
+    for _ in range(FLOODED):
+        with make() as lane:
+            for _ in range(FLOODS):
+                with lane.core.burst():
+                    found.append(lane.flood.run(seconds=FLOOD_S, sink=lane.sink))
+    return found
 
 
-def _fastest(what: str, least_pps: float, trials: Sequence[LoadTrial], start: float) -> Bar:
-    rates = [trial.received_pps for trial in trials]
-    lost = sum(trial.lost for trial in trials)
+def _fastest(what: str, least_pps: float, found: Sequence[Delivery], start: float) -> Bar:
+    """By the clock on the wall; the best, since whatever else runs on the machine only takes from it."""
+    rates = [each.rate_pps for each in found]
+    lost = sum(each.lost for each in found)
     return Bar(
         what=f"{what}, on one core",
         bar=f"{least_pps / 1e6:g} M packets/s, by the sink's counter",
-        reached=f"{max(rates) / 1e6:.2f} M/s, {median(rates) / 1e6:.2f} in the median of {len(rates)} floods of "
-        f"{FLOOD_S:g} s; {lost} lost",
-        held=max(rates) >= least_pps,
+        reached=f"{max(rates) / 1e6:.2f} M/s at best, {median(rates) / 1e6:.2f} in the median of {len(rates)} floods "
+        f"of {FLOOD_S:g} s; {lost} lost",
+        held=max(rates) >= least_pps and not lost,
         duration_s=round(time.monotonic() - start, 1),
         data={"received_pps": [round(rate) for rate in rates], "lost": lost},
     )
