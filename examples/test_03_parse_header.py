@@ -30,3 +30,4 @@ def test_a_frame_cut_short(bpf):
     """Wherever it ends, the program does not read beyond: it would not have been loaded."""
     program, frame = bpf.load("03_parse_header"), bytes(Ether() / IP() / UDP(dport=9))
     assert {program.run(frame[:end]).action for end in range(14, len(frame))} == {PASSED}
+    assert program.run(frame).action is DROPPED

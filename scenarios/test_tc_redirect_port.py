@@ -303,6 +303,7 @@ def test_a_removed_rule_redirects_no_more() -> None:
         check(made.request.run(request_frame(4, "udp", FRONT[4], 80)), Action.TC_ACT_UNSPEC, wanted)
 
 
+@pytest.mark.blind("the companion refuses it: the program is not asked")
 @pytest.mark.parametrize(
     ("options", "words"),
     [

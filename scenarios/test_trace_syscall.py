@@ -419,6 +419,7 @@ def test_kprobes_on_chosen_calls_tell_the_same(bpf):
     assert told(program) == [f"connect({descriptor}, 255.255.255.255:9) = -1 ENETUNREACH"]
 
 
+@pytest.mark.blind("it is loaded and not attached: the verifier is asked, not the program")
 def test_the_verifier_takes_the_kprobes_on_any_kernel(bpf):
     """Loaded, not attached: what could only be refused there is seen here."""
     program = trace.load(bpf, call=("connect",), hooks="kprobe")

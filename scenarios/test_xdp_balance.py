@@ -440,6 +440,7 @@ def test_a_lost_flow_finds_its_maglev_backend_again(net, bpf):
     before = [run(lab, frame) for frame in frames]
     lab.maps["flows4"].clear()
     assert [run(lab, frame) for frame in frames] == before
+    assert len({Ether(frame)[IP].dst for _, frame in before}) > 1
 
 
 # ---- On a live network: real sockets, the return path, backends that come and go ----
@@ -767,6 +768,7 @@ def test_an_expired_packet_is_answered_by_the_kernel(net, bpf):
         _, ancillary, _, _ = wait_until(lambda: error_of(client), what="an ICMP error at the client")
     kind = ancillary[0][2][5]
     assert kind == 11, "ICMP type: time exceeded"
+    assert program.maps["outcomes"].total("TTL_EXPIRED") == 1
     assert program.maps["flows4"].items() == []
 
 
