@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("bpflab", "bpflab: eBPF network programs")
     group.addoption("--lab-runs", metavar="DIR", help="store the run here (default: reports/runs of the project)")
     group.addoption("--no-lab-run", action="store_true", help="store no run")
+    group.addoption("--lab-tell", metavar="FD", type=int, help="write `<outcome> <test>` here for each that ended")
     group.addoption("--keep-on-failure", action="store_true", help="keep the networks of failed tests up: `lab show`")
     group.addoption("--lab-blind", action="store_true", help="run each scenario with its programs blind: `lab blind`")
 
@@ -50,6 +51,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.blind import Blind
 
         config.pluginmanager.register(Blind(), "bpflab-blind")
+    if os.environ.get("LAB_VM") or config.getoption("tx", None) or config.getoption("--lab-tell") is not None:
+        from lab.plugin import machine
+
+        machine.register(config)
     from lab.plugin.failure import Explainer
 
     config.pluginmanager.register(Explainer(), "bpflab-explainer")

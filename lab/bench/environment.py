@@ -47,7 +47,7 @@ GIT_OPTIONS = (
 PACKAGES = ("bpflab", "pytest", "scapy", "pytest-benchmark")
 
 
-def read_environment(project: Path) -> Environment:
+def read_environment(project: Path | None) -> Environment:
     """The environment of this process; `project` is the folder whose commit is meant ("" where git knows none)."""
     return Environment(
         kernel=platform.release(),
@@ -106,8 +106,10 @@ def _text(path: Path) -> str:
         return ""
 
 
-def _git(project: Path, *arguments: str) -> str:
+def _git(project: Path | None, *arguments: str) -> str:
     """What git prints, or "" where there is no git or no repository (root may read a user's checkout)."""
+    if project is None:
+        return ""
     command = ["git", *GIT_OPTIONS, "-C", str(project), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()

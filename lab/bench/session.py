@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from lab.bench.environment import read_environment
 from lab.bench.pytest_benchmark import write_benchmark
 from lab.bench.store import new_id, write_run
 from lab.model.measurement import Measurement
-from lab.model.run import Result, Run
+from lab.model.run import Environment, Result, Run
 
 OUTCOMES = ("passed", "xpassed", "skipped", "xfailed", "failed", "error")
 """From mild to grave: a test has the gravest outcome of its setup, call and teardown. An x was expected to fail."""
@@ -38,6 +38,7 @@ class Session:
         self.started = datetime.now(UTC)
         self._clock = time.monotonic()
         self._entries: dict[str, _Entry] = {}
+        self._elsewhere: Environment | None = None
 
     def add(self, nodeid: str, phase: str, outcome: str, reason: str, duration_s: float) -> None:
         """One phase ("setup", "call", "teardown") of one test; "rerun" (pytest-rerunfailures): it all counts anew."""
@@ -55,6 +56,15 @@ class Session:
         entry = self._entries.setdefault(nodeid, _Entry())
         entry.about, entry.notes = about, notes
 
+    def lose(self, nodeid: str, reason: str, about: Mapping[str, str]) -> None:
+        """A test that was to run in a machine that is gone: whatever it had reported by then, it is lost."""
+        entry = self._entries.setdefault(nodeid, _Entry())
+        entry.about, entry.outcome, entry.reason = entry.about or dict(about), "lost", reason
+
+    def set_elsewhere(self, environment: Environment) -> None:
+        """The tests run on another kernel than this process; the commit is the one here."""
+        self._elsewhere = environment
+
     def finish(self, project: Path, folder: Path) -> Path | None:
         """The file of the stored run."""
         results = tuple(_result(nodeid, entry) for nodeid, entry in self._entries.items() if entry.about)
@@ -65,12 +75,18 @@ class Session:
             started=self.started.isoformat(timespec="seconds"),
             duration_s=round(time.monotonic() - self._clock, 3),
             command=(Path(sys.argv[0]).name, *sys.argv[1:]),
-            environment=read_environment(project),
+            environment=self._environment(project),
             results=results,
         )
         stored = write_run(run, folder)
         write_benchmark(run, folder)
         return stored
+
+    def _environment(self, project: Path) -> Environment:
+        here = read_environment(project)
+        if self._elsewhere is None:
+            return here
+        return replace(self._elsewhere, commit=here.commit, dirty=here.dirty)
 
 
 def _gravity(outcome: str) -> int:

@@ -263,7 +263,10 @@ class _Loading:
     def _maps(self) -> Iterator[tuple[str, Map]]:
         for each in self.object.maps:
             if not each.section and each.fd >= 0:
-                yield each.name, open_map(each.fd, each.name, self.file.btf, self._declared(each.name))
+                yield (
+                    each.name,
+                    open_map(each.fd, each.name, self.file.btf, self._declared(each.name), self.object.btf_fd),
+                )
 
     def _declared(self, name: str) -> MapTypes:
         return self.file.maps.get(name, MapTypes())

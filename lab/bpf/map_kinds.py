@@ -20,15 +20,15 @@ from lab.kernel import bpf
 EVENT_TYPES = ("ringbuf", "perf_event_array", "user_ringbuf")
 
 
-def open_map(fd: int, name: str, types: btf.Btf | None, declared: MapTypes) -> Map:
-    """The map behind a descriptor, as its declaration in the object types it."""
+def open_map(fd: int, name: str, types: btf.Btf | None, declared: MapTypes, btf_fd: int = -1) -> Map:
+    """The map behind a descriptor, as its declaration in the object types it; `btf_fd`: the kernel's `types`."""
     kind, _, key_bytes, value_bytes, max_entries = bpf.map_facts(fd)
     facts = Facts(name, map_type(kind), key_bytes, value_bytes, max_entries)
     if facts.type in EVENT_TYPES:
         return EventMap(fd, facts, Structs(types))
     key = _layout(types, declared.key, key_bytes)
     if facts.type in OUTER_TYPES:
-        return MapOfMaps(fd, facts, key, _inner(facts, types, declared.inner or MapTypes()), make_map)
+        return MapOfMaps(fd, facts, key, _inner(facts, types, declared.inner or MapTypes(), btf_fd), make_map)
     return make_map(fd, facts, key, _layout(types, declared.value, value_bytes))
 
 
@@ -48,11 +48,12 @@ def make_map(fd: int, facts: Facts, key: Layout, value: Layout) -> Map:
     return kind(fd, facts, key, value)
 
 
-def _inner(outer: Facts, types: btf.Btf | None, declared: MapTypes) -> Inner:
+def _inner(outer: Facts, types: btf.Btf | None, declared: MapTypes, btf_fd: int) -> Inner:
     key = _layout(types, declared.key, declared.key_bytes)
     value = _layout(types, declared.value, declared.value_bytes)
     facts = Facts(f"{outer.name} (inner)", declared.type or "unspec", key.size, value.size, declared.max_entries)
-    return Inner(facts, declared.flags, key, value)
+    known = btf_fd >= 0 and declared.value != 0
+    return Inner(facts, declared.flags, key, value, (btf_fd, declared.key, declared.value) if known else (0, 0, 0))
 
 
 def _layout(types: btf.Btf | None, type_id: int, size: int) -> Layout:

@@ -24,6 +24,8 @@ class Inner:
     flags: int
     key_layout: Layout
     value_layout: Layout
+    types: tuple[int, int, int] = (0, 0, 0)
+    """As in a MapSpec. Linux before 6.4 refuses an inner map without BTF where the declared one has it."""
 
 
 class MapOfMaps(Table):
@@ -44,7 +46,13 @@ class MapOfMaps(Table):
         facts = self._inner.facts
         room = max_entries or facts.max_entries
         spec = bpf.MapSpec(
-            MAP_TYPES.index(facts.type), facts.key_bytes, facts.value_bytes, room, self._inner.flags, "inner"
+            MAP_TYPES.index(facts.type),
+            facts.key_bytes,
+            facts.value_bytes,
+            room,
+            self._inner.flags,
+            "inner",
+            self._inner.types,
         )
         try:
             return self._handed_out(bpf.map_create(spec))

@@ -104,6 +104,8 @@ class MapSpec:
     max_entries: int
     flags: int = 0
     name: str = ""
+    types: tuple[int, int, int] = (0, 0, 0)
+    """Descriptor of a BTF, ids of the key's and the value's type in it."""
 
 
 class StoppedAfter(OSError):
@@ -115,8 +117,8 @@ class StoppedAfter(OSError):
 def map_create(spec: MapSpec) -> int:
     """A new map's descriptor."""
     name = spec.name.encode()[:15]
-    fields = (spec.type, spec.key_bytes, spec.value_bytes, spec.max_entries, spec.flags, 0, 0, name)
-    return bpf(MAP_CREATE, bytearray(struct.pack("=5I2I16s", *fields).ljust(72, b"\0")))
+    fields = (spec.type, spec.key_bytes, spec.value_bytes, spec.max_entries, spec.flags, 0, 0, name, 0, *spec.types)
+    return bpf(MAP_CREATE, bytearray(struct.pack("=5I2I16sI3I", *fields).ljust(72, b"\0")))
 
 
 def map_lookup(fd: int, key: bytes, value_bytes: int, flags: int = 0) -> bytes | None:

@@ -137,6 +137,12 @@ class BpfObject:
         """Data sections included."""
         return [ObjectMap(each, _text(libbpf.library().bpf_map__name(each))) for each in self._each("map")]
 
+    @property
+    def btf_fd(self) -> int:
+        """The kernel's copy of the object's types, once it is loaded; negative where there is none."""
+        found: int = libbpf.library().bpf_object__btf_fd(self._handle)
+        return found
+
     def load(self) -> None:
         """Creates the maps and loads the programs; raises Refused."""
         said = libbpf.listen()

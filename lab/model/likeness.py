@@ -32,6 +32,7 @@ MITIGATION = "mitigation."
 def unlike(a: Environment, b: Environment) -> list[str]:
     """What forbids to compare figures of these two, each as a sentence's part; empty when nothing does.
 
+    A setting "timing" says why the figures of an environment are like no others (an emulated processor).
     What only one of them tells (an older run knew fewer settings) forbids nothing.
 
     >>> unlike(here, replace(here, kernel="5.10.0"))
@@ -42,6 +43,7 @@ def unlike(a: Environment, b: Environment) -> list[str]:
         for name, label in FACTS.items()
         if getattr(a, name) != getattr(b, name)
     ]
+    found += [about.settings["timing"] for about in (a, b) if about.settings.get("timing")][:1]
     told = sorted(name for name in {*a.settings} & {*b.settings} if name in SETTINGS or name.startswith(MITIGATION))
     return found + [
         f"{name}: {a.settings[name] or 'unset'} and {b.settings[name] or 'unset'}"
