@@ -31,6 +31,7 @@ COMMANDS = {
     "history": "Each figure through the stored runs, and where it changed.",
     "list": "The programs at hand.",
     "new": "Write the files of a new program, which pass at once.",
+    "replay": "Do a failed scenario again: the same frames through the same program.",
     "report": "Write reports/index.html from the stored runs.",
     "shell": "A shell, or a command, inside a namespace of a kept network.",
     "show": "Draw the networks that are kept up, and what is attached there.",

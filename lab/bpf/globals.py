@@ -52,6 +52,10 @@ class Globals(MutableMapping[str, Any]):
         self._mapped(place)[place.offset : place.offset + len(raw)] = raw
         step("write_global", globals=self, name=name, value=raw)
 
+    def write_raw(self, name: str, raw: bytes) -> None:
+        """Writes a variable's bytes as they are."""
+        self[name] = self._find(name).layout.decode(raw)
+
     def __delitem__(self, name: str) -> None:
         raise MapError(f"delete the global {name}: a variable stays")
 

@@ -276,6 +276,14 @@ class Table(Map, MutableMapping[Any, Any]):
         except OSError as error:
             raise self._refused("list", None, error) from error
 
+    def write_raw(self, keys: bytes, values: bytes, count: int) -> None:
+        """Writes `count` entries as the kernel has them, one behind the other: what `raw_entries` gave."""
+        self._write_batch(keys, values, count, 0)
+
+    def decode_values(self, raw: bytes) -> list[Any]:
+        """The values in bytes that `raw_entries` gave."""
+        return self._decode_values(raw)
+
     def _write_batch(self, keys: bytes, values: bytes, count: int, before: int) -> None:
         step("write_many", map=self, keys=keys, values=values, count=count)
         try:

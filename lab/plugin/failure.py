@@ -5,10 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from lab.errors import LabError
 from lab.model.journal import Journal, note
 
 if TYPE_CHECKING:
@@ -18,6 +22,15 @@ if TYPE_CHECKING:
 
 TITLE = "bpflab: what happened"
 USES = {"net", "bpf"}
+
+
+@dataclass(frozen=True)
+class Kept:
+    """What is left of a failure on disk: how to do it again, where it is, and what the terminal says."""
+
+    command: str = ""
+    folder: str = ""
+    sentence: str = ""
 
 
 class Explainer:
@@ -100,8 +113,36 @@ class Explainer:
             found = findings(evidence)
         except Exception as trouble:
             return f"could not be explained: {type(trouble).__name__}: {trouble}"
-        note("failure", {"headline": headline(evidence, found), "findings": [each.as_dict() for each in found]})
-        return to_text(found)
+        sentence = headline(evidence, found)
+        kept = self._keep(item, journal, sentence, {each.name: each.lines for each in evidence.maps})
+        rows = [each.as_dict() for each in found]
+        note("failure", {"headline": sentence, "findings": rows, "replay": kept.command, "folder": kept.folder})
+        return "\n".join([each for each in (to_text(found), kept.sentence) if each])
+
+    def _keep(self, item: pytest.Item, journal: Journal, sentence: str, maps: dict[str, Any]) -> Kept:
+        """Everything that a replay needs, beside the stored runs."""
+        if item.config.getoption("--no-lab-run") or not journal.steps:
+            return Kept()
+        from lab.bench.store import new_id
+        from lab.replay.folder import keep
+        from lab.replay.script import script_of
+        from lab.traffic.recording import recording
+
+        runs = Path(item.config.getoption("--lab-runs") or item.config.rootpath / "reports" / "runs")
+        name = new_id(datetime.now(UTC))
+        script = script_of(journal, self._net.topology if self._net else None)
+        frames = b""
+        if self._net and self._recorder:
+            interfaces = [each.name for each in self._net.interfaces]
+            frames = recording(interfaces, self._recorder.records(self._recorder.start))
+        about = {"nodeid": item.nodeid, "headline": sentence, "maps": maps}
+        try:
+            folder = keep(runs / "failures", name, about, script, frames)
+        except LabError as error:
+            return Kept(sentence=str(error))
+        command = f"lab replay {name}" if script.steps else ""
+        again = f"Again: {command}" if command else f"No replay: {'; '.join(script.remarks)}"
+        return Kept(command, str(folder), f"{again}\nFrames, object and maps: {folder}")
 
 
 def journal_of(item: pytest.Item) -> Journal:

@@ -22,12 +22,9 @@ if TYPE_CHECKING:
     from lab.traffic.network import Network
     from lab.traffic.recorder import Recorder, Seen
 
-MOST_ENTRIES, MOST_MAPS, MOST_SENDINGS, MOST_VERDICTS = 40, 24, 12, 64
-MOST_MAP_ENTRIES = 65_536
-"""Larger maps are looked at in part."""
+MOST_MAPS, MOST_SENDINGS, MOST_VERDICTS = 24, 12, 64
 WORD = re.compile(r"[A-Za-z_]\w*")
 QUOTED = re.compile(r"""["']([^"']+)["']""")
-ZEROES = ("array", "percpu_array")
 
 
 @dataclass(frozen=True)
@@ -253,26 +250,10 @@ def _owners(net: Network) -> dict[str, str]:
 
 
 def _content(stem: str, table: Table, accused: bool) -> MapContent:
-    """Entries that are zero are left out of an array."""
-    from lab.bpf.matcher import any_bit
-    from lab.bpf.record import PerCpu
-    from lab.bpf.show import show_entries
+    from lab.bpf.content import content_of
 
-    zeroes = table.facts.type in ZEROES
-    entries: list[tuple[Any, Any]] = []
-    looked_at = more = 0
-    for keys, values, count in table.raw_entries():
-        looked_at += count
-        decoded = zip(table.key_layout.decode_many(keys), table._decode_values(values), strict=True)
-        told = [(key, value) for key, value in decoded if not zeroes or any_bit(value)]
-        more += max(0, len(told) + len(entries) - MOST_ENTRIES)
-        entries += told[: MOST_ENTRIES - len(entries)]
-        if looked_at >= MOST_MAP_ENTRIES:
-            break
-    lines = show_entries(entries) if entries else []
-    lines += [f"... {more:,} more"] if more else []
-    plain = tuple((key, value.total() if isinstance(value, PerCpu) else value) for key, value in entries)
-    return MapContent(table.name, stem, table.facts.type, plain, tuple(lines), accused)
+    found = content_of(table)
+    return MapContent(table.name, stem, table.facts.type, found.entries, found.lines, accused)
 
 
 def _verdict(result: Any) -> str:

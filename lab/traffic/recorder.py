@@ -7,7 +7,7 @@ takes 10 to 20 ms; while nothing is recorded it costs a frame 10 ns. See lab/ins
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -91,6 +91,8 @@ class Recorder:
                     self._stack.enter_context(each.attach())
         self._interfaces: dict[tuple[int, int], str] = {}
         self._reasons: dict[str, dict[int, str]] = {}
+        self.start = 0
+        """Where the watch began."""
 
     def close(self) -> None:
         """Detaches and unloads."""
@@ -117,21 +119,27 @@ class Recorder:
     @contextmanager
     def watching(self, net: Network) -> Iterator[Recorder]:
         """Records what happens in the namespaces of a network that is up."""
-        watched, losses = self._program.maps["watched"], self._program.maps["losses"]
         numbers = {netns.identity(each.netns_fd)[1]: each for each in net.namespaces}
-        losses.clear()
         for number, namespace in numbers.items():
-            watched[number % NAMESPACES] = number
             self._interfaces[number, 0] = namespace.name
             self._interfaces.update({(number, each.ifindex): each.name for each in namespace.interfaces})
+        with journal():  # what the recorder writes is no step of the scenario
+            self._program.maps["losses"].clear()
+            self._watch(numbers, on=True)
+        self.start = self.position
         self.resume()
         try:
             yield self
         finally:
             self.pause()
-            for number in numbers:
-                watched[number % NAMESPACES] = 0
+            with journal():
+                self._watch(numbers, on=False)
             self._interfaces.clear()
+
+    def _watch(self, inodes: Iterable[int], *, on: bool) -> None:
+        watched = self._program.maps["watched"]
+        for inode in inodes:
+            watched[inode % NAMESPACES] = inode if on else 0
 
     def records(self, start: int, end: int | None = None) -> list[Seen]:
         """What was written from a position on, as far as it was not overwritten since."""

@@ -1,0 +1,70 @@
+"""`lab replay`: a failed scenario's frames through the same program once more."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lab.errors import NeedsRoot
+from lab.failure.text import printable
+from lab.project import find_project
+
+MOST_SHOWN = 40
+
+
+@click.command("replay")
+@click.argument("failure", metavar="ID")
+@click.option("--runs", type=click.Path(path_type=Path), help="Where the runs are.  [default: reports/runs]")
+@click.option("--now", is_flag=True, help="Compile the program's source as it is today: is it mended?")
+@click.option("--pcapng", type=click.Path(path_type=Path), help="Write all frames of the replay, both ways, here.")
+def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> int:
+    """Do a failed scenario again: the same frames, maps and knobs, on a network and by PROG_RUN.
+
+    ID is what the failure printed, the beginning of it, or "last". Exit status 1: it happens again, as at the failure;
+    0: something comes out otherwise.
+    """
+    import os
+
+    from lab.replay.again import replay
+    from lab.replay.folder import read_failure
+
+    found = read_failure((runs or find_project(Path.cwd()) / "reports" / "runs") / "failures", failure)
+    if os.geteuid():
+        raise NeedsRoot(f"replay {found.id}: namespaces and BPF programs need root", mend=f"sudo lab replay {found.id}")
+    _say([found.nodeid, f"  at the failure: {found.headline}"])
+    done = replay(found, now=now)
+    _say(
+        [
+            f"{'as before ' if each.is_same else 'OTHERWISE '} {each.what}: {each.now}"
+            + ("" if each.is_same else f" (then: {each.then})")
+            for each in done.outcomes
+        ]
+    )
+    _say([f"lost        {each}" for each in done.losses])
+    _say(
+        [
+            f"verdict     {place}: {number:,} x {verdict}  {frame}"
+            for (place, verdict, frame), number in done.verdicts.items()
+        ]
+    )
+    _say([f"remark      {each}" for each in done.remarks])
+    if pcapng is not None and done.pcapng:
+        pcapng.write_bytes(done.pcapng)
+        click.echo(f"The frames are in {pcapng}")
+    same = sum(each.is_same for each in done.outcomes)
+    if not done.outcomes:
+        click.echo("Nothing of it could be compared.")
+        return 2
+    if done.again:
+        click.echo(f"It happens again: {same} of {same} outcomes are those of the failure.")
+        return 1
+    click.echo(f"It comes out otherwise: {len(done.outcomes) - same} of {len(done.outcomes)} outcomes differ.")
+    return 0
+
+
+def _say(lines: list[str]) -> None:
+    for line in lines[:MOST_SHOWN]:
+        click.echo(printable(line))
+    if len(lines) > MOST_SHOWN:
+        click.echo(f"            and {len(lines) - MOST_SHOWN:,} more")
