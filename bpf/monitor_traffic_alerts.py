@@ -242,7 +242,8 @@ class Alerts:
     @property
     def active(self) -> list[Alert]:
         """Those that have fired and last, the oldest first."""
-        return sorted((each for each in self._pending.values() if each.fired), key=lambda each: each.since)
+        every = list(self._pending.values())  # at once: the exporter asks from another thread
+        return sorted((each for each in every if each.fired), key=lambda each: each.since)
 
     def check(self, sample: Any) -> list[Alert]:
         """What this period changed: alerts that fired, and those that are over (`ended`)."""

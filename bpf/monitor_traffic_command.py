@@ -24,6 +24,8 @@ from lab.host.place import interface_names
 SORTED_BY = ("rate", "bytes", "packets", "rtt", "retransmits", "last")
 SIZES = {"kB": 1_000, "MB": 1_000_000, "GB": 1_000_000_000}
 RECENT_EVENTS = 20
+SHORTEST = 0.9
+"""Of a period, after the start or when one came late."""
 
 
 def part(name: str) -> Any:
@@ -139,6 +141,7 @@ class Monitor:
     def __init__(self, program: Any, values: Mapping[str, Any], alerts: Any, history: Any, exporter: Any) -> None:
         self.sampler = part("sample").Sampler(program.maps)
         self.sampler.begin()
+        self._taken = time.monotonic()
         self.alerts, self.history, self.exporter = alerts, history, exporter
         self._values = values
         self._recent: deque[Any] = deque(maxlen=RECENT_EVENTS)
@@ -147,7 +150,9 @@ class Monitor:
         self.sample: Any = None
 
     def step(self) -> Any:
-        """The next sample."""
+        """The next sample, of a period that is not much shorter than it should be: rates of an instant say nothing."""
+        time.sleep(max(0.0, self._taken + SHORTEST * self._values["every"] - time.monotonic()))
+        self._taken = time.monotonic()
         self.sample = sample = self.sampler.take()
         self._recent.extend(sample.events[-RECENT_EVENTS:])
         self.changed = self.alerts.check(sample)

@@ -151,7 +151,7 @@ class Screen:
 
         lines = list(self.lines(options.max_width, console.size.height))
         yield Text("\n", no_wrap=True, overflow="crop").join(
-            Text(line[: options.max_width], style) for line, style in lines
+            Text(rows.clean(line)[: options.max_width], style) for line, style in lines
         )
 
     def lines(self, width: int, height: int) -> list[tuple[str, str]]:
