@@ -21,6 +21,7 @@ KINDS = {
     "anon_inode:bpf-prog": "program",
     "anon_inode:bpf-map": "map",
     "anon_inode:bpf_link": "attachment",
+    "anon_inode:btf": "types",
     "anon_inode:[perf_event]": "perf event",
     "net:": "network namespace",
     "socket:": "socket",

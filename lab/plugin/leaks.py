@@ -98,15 +98,16 @@ class Leaks:
         """Behind the end of every fixture; a leak is an error of the test's teardown."""
         result = yield
         before, self._before = self._before, None
+        self._end_scopes(nextitem)
         if before is not None and self._to_judge:
-            self._end_scopes(nextitem)
             self._judge(item.nodeid, self._left(before))
-            if nextitem is None:  # nothing comes in which to look again
-                wait(closing.pending(), SETTLED_WITHIN_S)
-                self._look_at_late(belongings.now())
-            overdue, self._overdue = self._overdue, []
-            if overdue:
-                raise LeakError(_sentence(overdue), mend="close it where it is opened: `with`, or a fixture")
+        if nextitem is None and self._late:  # nothing comes in which to look again
+            wait(closing.pending(), SETTLED_WITHIN_S)
+            self._look_at_late(belongings.now())
+        overdue, self._overdue = self._overdue, []
+        if overdue:
+            raise LeakError(_sentence(overdue), mend="close it where it is opened: `with`, or a fixture")
+        if before is not None and self._to_judge:
             self._check_memory(item.nodeid)
         return result
 

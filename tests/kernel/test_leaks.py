@@ -1,0 +1,158 @@
+"""The leak check of the plugin: each kind of thing is found, by the name of its test, and nothing else is blamed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+LEAKY = '''
+import os, socket, subprocess, threading
+import pytest
+from lab import Mode, Topology
+
+TOPOLOGY = Topology.pair("client", "server")
+kept = []
+
+def leak(thing):
+    kept.append(thing)
+
+def test_clean(net, bpf):
+    """Traffic, whose packet sockets are closed in the background; a process; a program."""
+    from lab.traffic import frames
+    net["client"].popen(["true"])
+    program = bpf.load("xdp_count_packet")
+    with program.attach(net.interface("server/eth0"), mode=Mode.NATIVE):
+        net.exchange(frames.udp(net, "client", "server", dst_port=9), at="client/eth0")
+
+def test_after_it(net):
+    """It is not blamed for what the one before closes late."""
+
+def test_namespace(net):
+    from lab.kernel import netns
+    leak(netns.open_current())
+
+def test_program(net):
+    from lab.bpf import load
+    leak(load("xdp_count_packet"))
+
+def test_attachment(net, bpf):
+    leak(bpf.load("xdp_count_packet").attach(net.interface("server/eth0"), mode=Mode.NATIVE, receiver=False))
+
+def test_socket(net):
+    leak(net["client"].socket(socket.AF_INET, socket.SOCK_DGRAM))
+
+def test_file(net):
+    leak(open("/etc/hosts"))
+
+def test_process(net):
+    leak(subprocess.Popen(["sleep", "1000"]))
+
+def test_thread(net):
+    waiting = threading.Event()
+    leak(waiting)
+    threading.Thread(target=waiting.wait, name="forgotten", daemon=True).start()
+
+def test_inside(net):
+    from lab.kernel import netns
+    netns.enter(net["client"].netns_fd)
+
+def test_memory(net):
+    leak(b"x" * (300 << 20))
+
+def test_failing(net):
+    """It fails already, and its traceback holds the socket."""
+    unclosed = socket.socket()
+    assert False, "on purpose"
+
+def test_cycle(net):
+    """What only a cycle of references holds is no leak."""
+    circle = [socket.socket()]
+    circle.append(circle)
+
+@pytest.fixture(scope="module")
+def shared():
+    first, forgotten = socket.socket(), socket.socket()
+    leak(forgotten)
+    yield leak
+    first.close()
+
+def test_shared(shared, net):
+    """The fixture's sockets are not the test's."""
+
+def test_adds_to_what_is_shared(shared, net):
+    """What it adds is to be gone with the module."""
+    shared(socket.socket())
+
+def test_last(shared, net):
+    """The module ends behind this one."""
+
+def test_without_a_fixture_of_the_lab():
+    """It is not looked at, but for --lab-leaks=all."""
+    leak(open("/etc/hosts"))
+'''
+KINDS = {
+    "namespace": "network namespace net:",
+    "program": '"xdp_count_packe"',
+    "attachment": "attachment ",
+    "socket": "socket socket:",
+    "file": "file /etc/hosts",
+    "process": "sleep 1000",
+    "thread": "thread forgotten",
+    "inside": "inside network namespace",
+    "memory": "this process grew by 3",
+}
+
+
+@pytest.fixture(scope="module")
+def said(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """What is told of each test, by its name."""
+    place = tmp_path_factory.mktemp("leaks") / "test_leaky.py"
+    place.write_text(LEAKY)
+    words = [
+        "-q",
+        "-p",
+        "no:randomly",
+        "-p",
+        "no:cacheprovider",
+        "--no-lab-run",
+        "--tb=short",
+        f"--rootdir={place.parent}",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *words, "-c", os.devnull, str(place)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    parts = done.stdout.split(" ERROR at teardown of ")[1:]
+    assert parts, done.stdout + done.stderr
+    return {part.split(" ")[0].removeprefix("test_"): part for part in parts}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_leak_is_named(said: dict[str, str], kind: str) -> None:
+    """It is an error of the test that left it, in words."""
+    assert KINDS[kind] in said[kind]
+
+
+@pytest.mark.parametrize("kind", ["namespace", "program", "attachment", "socket"])
+def test_who_opened_it_is_told(said: dict[str, str], kind: str) -> None:
+    """For what the lab makes, by the line of the test."""
+    assert f", in test_{kind}" in said[kind]
+
+
+@pytest.mark.parametrize("kind", ["clean", "after_it", "failing", "cycle", "shared", "adds_to_what_is_shared"])
+def test_nobody_else_is_blamed(said: dict[str, str], kind: str) -> None:
+    """What is closed late, what a failure holds, garbage, and what a longer-lived fixture has."""
+    assert kind not in said
+
+
+def test_what_a_module_leaves_is_told_at_its_end(said: dict[str, str]) -> None:
+    """By the fixture's name, and by that of the test that added something."""
+    told = said["without_a_fixture_of_the_lab"]
+    assert "fixture shared of test_leaky.py left 1 thing behind" in told
+    assert "test_adds_to_what_is_shared left 1 thing behind" in told
