@@ -125,9 +125,7 @@ def test_rate(net: Any, bpf: Any, bench: Any, rate: str, protocol: str, ip: int)
         program.programs["shape_by_drop"].attach(net.interface("client/eth0"), direction=Direction.EGRESS),
         group.entered(),
     ):
-        result = net.iperf3(
-            "client", "server", ip=ip, protocol=protocol, seconds=seconds, bits_per_second=offered, realtime=True
-        )
+        result = net.iperf3("client", "server", ip=ip, protocol=protocol, seconds=seconds, bits_per_second=offered)
     reached = 100 * on_the_wire(result, ip) / shape.bits_per_second(rate)
     bench.keep(
         Measurement(

@@ -119,11 +119,6 @@ def first_in_first_out() -> Iterator[None]:
         os.sched_setscheduler(0, policy, parameters)
 
 
-def put_first(pid: int) -> None:
-    """That process at SCHED_FIFO, and the threads that it makes from now on. PermissionError without right."""
-    os.sched_setscheduler(pid, os.SCHED_FIFO, os.sched_param(FIFO_PRIORITY))
-
-
 def realtime_refusal() -> str:
     """Why this thread cannot be real-time, "" where it can."""
     try:

@@ -6,13 +6,11 @@ import json
 import shutil
 import subprocess
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lab.errors import FeatureMissing, TrafficError
-from lab.kernel import scheduler
 from lab.wait import wait_until
 
 if TYPE_CHECKING:
@@ -64,8 +62,6 @@ class Iperf3Options:
     """Before those that count: a slow start, a burst. iperf3 3.12 counts what UDP lost in them all the same."""
     port: int = PORT
     """Runs side by side need one each."""
-    realtime: bool = False
-    """Both ends before all that is not real-time, where this machine lets them: a busy one measures its own load."""
 
     def __post_init__(self) -> None:
         if self.protocol not in ("tcp", "udp"):
@@ -101,9 +97,6 @@ def run_iperf3(net: Network, client: str, server: str, **options: Any) -> Iperf3
 
     def start(namespace: str, *arguments: str, **files: int) -> subprocess.Popen[Any]:
         started.append(net[namespace.partition("/")[0]].popen([program, *arguments], **files))
-        if wanted.realtime:
-            with suppress(PermissionError):
-                scheduler.put_first(started[-1].pid)
         return started[-1]
 
     try:
@@ -114,8 +107,10 @@ def run_iperf3(net: Network, client: str, server: str, **options: Any) -> Iperf3
         output = _output(talking, wanted.omitted_seconds + wanted.seconds + GRACE_S)
     finally:
         for each in started:
+            each.kill()  # all of them before any is waited for: one that is real-time may keep another from ending
+        for each in started:
             with each:
-                each.kill()
+                each.wait()
     return _result(wanted.protocol, output)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import time
@@ -14,7 +13,6 @@ import pytest
 from lab import Direction, Mode, Network, Stream, Topology, expect
 from lab.bpf.loader import Loader
 from lab.errors import FeatureMissing, TrafficError
-from lab.kernel import scheduler
 from lab.traffic import frames
 
 TOPOLOGY = Topology.pair("client", "server")
@@ -178,26 +176,11 @@ def test_iperf3_runs_in_parallel_over_ipv6(net: Network) -> None:
 def test_iperf3_runs_side_by_side(net: Network) -> None:
     """Each on its port; seconds that are omitted come before those that count."""
     with ThreadPoolExecutor() as pool:
-        runs = [
-            pool.submit(net.iperf3, "client", "server", port=port, omitted_seconds=1, realtime=True)
-            for port in (5201, 5202)
-        ]
+        runs = [pool.submit(net.iperf3, "client", "server", port=port, omitted_seconds=1) for port in (5201, 5202)]
     for run in runs:
         intervals = [each["sum"]["omitted"] for each in run.result().raw["intervals"]]
         assert (intervals.count(True), intervals.count(False)) == (1, 1)
         assert 0.9 < run.result().seconds < 1.5
-
-
-def test_another_process_is_put_before_those_that_are_not_real_time() -> None:
-    """As both ends of iperf3 with realtime=True."""
-    if why := scheduler.realtime_refusal():
-        pytest.skip(f"this machine lets no thread be real-time: {why}")
-    with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as process:
-        scheduler.put_first(process.pid)
-        policy = os.sched_getscheduler(process.pid)
-        assert process.stdin is not None
-        process.stdin.close()
-    assert policy == os.SCHED_FIFO
 
 
 def test_iperf3_refuses_what_cannot_be(net: Network) -> None:
