@@ -22,7 +22,7 @@ STEMS              := $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c))
 PROGRAM_BENCHMARKS := $(wildcard $(STEMS:%=benchmarks/bench_%.py))
 LAB_BENCHMARKS     := $(filter-out $(PROGRAM_BENCHMARKS),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples bench bench-lab blind calibrate report doctor \
+.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples matrix bench bench-lab blind calibrate report doctor \
 	lint lint-python lint-c format lock wheel clean distclean
 
 help: ## this list
@@ -46,6 +46,9 @@ scenarios: need-root $(READY) ## what each program promises
 
 examples: need-root $(READY) ## the ladder of small programs, each with what proves it
 	@$(PYTEST) -p no:randomly examples $(PYTEST_ARGS)
+
+matrix: need-root $(READY) ## all scenarios on this kernel and on others, in machines; KERNELS='6.1 6.12' chooses
+	@$(BIN)/lab matrix $(KERNELS:%=--kernel %) -- scenarios $(PYTEST_ARGS)
 
 bench: need-root $(READY) ## scenarios and benchmarks of the programs, and reports/index.html
 	@status=0

@@ -30,6 +30,7 @@ COMMANDS = {
     "down": "End networks that are kept up.",
     "history": "Each figure through the stored runs, and where it changed.",
     "list": "The programs at hand.",
+    "matrix": "The scenarios on this kernel and on others, in virtual machines.",
     "new": "Write the files of a new program, which pass at once.",
     "replay": "Do a failed scenario again: the same frames through the same program.",
     "report": "Write reports/index.html from the stored runs.",

@@ -118,15 +118,11 @@ def _follow(
     waiting, running = list(lanes), selectors.DefaultSelector()
     started: dict[int, subprocess.Popen[bytes]] = {}
     try:
-        while waiting or running.get_map():
-            machines = [key for key in running.get_map().values() if key.data[0].kernel]
-            while waiting and (waiting[0].kernel is None or len(machines) < at_once):
-                lane = waiting.pop(0)
-                process, pipe = _start(lane, arguments, project, worker)
+        while waiting or started:
+            while waiting and (waiting[0].kernel is None or _machines(running) < at_once):
+                process, pipe = _start(waiting[0], arguments, project, worker)
                 started[pipe] = process
-                machines += [running.register(pipe, selectors.EVENT_READ, (lane, bytearray()))] if lane.kernel else []
-                if lane.kernel is None:
-                    running.register(pipe, selectors.EVENT_READ, (lane, bytearray()))
+                running.register(pipe, selectors.EVENT_READ, (waiting.pop(0), bytearray()))
             for key, _ in running.select():
                 if not _heard(key, told):
                     running.unregister(key.fd)
@@ -134,9 +130,14 @@ def _follow(
                     _finish(key.data[0], started.pop(key.fd))
     finally:
         running.close()
-        for process in started.values():
+        for pipe, process in started.items():
+            os.close(pipe)
             process.kill()
             process.wait()
+
+
+def _machines(running: selectors.BaseSelector) -> int:
+    return sum(1 for key in running.get_map().values() if key.data[0].kernel)
 
 
 def _start(lane: Lane, arguments: Sequence[str], project: Path, worker: str) -> tuple[subprocess.Popen[bytes], int]:
