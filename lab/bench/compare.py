@@ -56,7 +56,7 @@ def compare_cost(
     start = time.monotonic()
     with journal(), isolated() as core, watched(core) as watch:  # what is loaded again and again is no news
         for decision in looks(repetitions(a, b, flows, core), samples, rule, budget_s):
-            progress(decision, _base(samples), time.monotonic() - start)
+            progress(decision, base_of(samples), time.monotonic() - start)
     subject = ", ".join(filter(None, (title, counted(flows))))
     noise = unshared_noise(watch.noise(), samples)
     return comparison((a.name, b.name, subject), samples, decision, rule, time.monotonic() - start, noise)
@@ -71,13 +71,13 @@ def looks(taken: Iterator[Sample], samples: list[Sample], rule: Rule, budget_s: 
         if len(samples) < look and not spent:
             continue
         look = int(look * LATER_LOOKS)
-        decision = decide([sample.difference for sample in samples], _base(samples), rule)
+        decision = decide([sample.difference for sample in samples], base_of(samples), rule)
         yield decision
         if spent or not decision.is_open:
             return
 
 
-def _base(samples: list[Sample]) -> float:
+def base_of(samples: list[Sample]) -> float:
     """What A costs, in ns a packet."""
     return estimate([sample.a for sample in samples]).value
 
@@ -104,7 +104,7 @@ def comparison(
     """From samples to the verdict; `names` are A's, B's and the subject's."""
     if noise["sentence"]:
         decision = replace(decision, verdict="inconclusive")
-    difference, base = decision.difference, _base(samples)
+    difference, base = decision.difference, base_of(samples)
     ratio = difference.times(1 / base) if base > 0 else difference.times(0)
     missing = decision.repetitions - difference.repetitions
     return Comparison(

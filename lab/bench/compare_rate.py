@@ -15,7 +15,7 @@ from dataclasses import replace
 from statistics import median
 from typing import TYPE_CHECKING
 
-from lab.bench.compare import comparison, looks, unshared_noise
+from lab.bench.compare import Progress, base_of, comparison, looks, unshared_noise
 from lab.bench.decision import Rule
 from lab.bench.driver import load_instrument
 from lab.bench.duet import SLOW, Sample
@@ -23,6 +23,7 @@ from lab.bench.isolation import Core, isolated
 from lab.bench.lane import FEWEST_WARM_UP, Lane, unmet
 from lab.bench.noise import watched
 from lab.bench.path import Path, counted
+from lab.bench.proof import met_by
 from lab.bench.search import LoadTrial
 from lab.bench.workload import Contender
 from lab.bpf.loader import Loader
@@ -51,19 +52,21 @@ def compare_rate(
     rule: Rule = RULE,
     budget_s: float = 10.0,
     title: str = "",
+    progress: Progress = lambda *_: None,
 ) -> Comparison:
     """The verdict on what a packet takes on the path with B against A, in ns, both with the frames of A.
 
-    It ends as soon as the rule is satisfied, or when the budget is spent. MeasurementError when nothing arrives, and
-    where the two are neither XDP nor tc programs, or of different sections.
+    It ends as soon as the rule is satisfied, or when the budget is spent. MeasurementError when nothing arrives, when
+    the program meets no frame, and where the two are neither XDP nor tc programs, or of different sections.
     """
     samples: list[Sample] = []
     start = time.monotonic()
     with journal(), isolated() as core, watched(core) as watch:
-        decisions = list(looks(_repetitions(a, b, path, flows, core), samples, rule, budget_s))
+        for decision in looks(_repetitions(a, b, path, flows, core), samples, rule, budget_s):
+            progress(decision, base_of(samples), time.monotonic() - start)
     subject = ", ".join(filter(None, (title, path.how, counted(flows))))
     noise = unshared_noise(watch.noise(), samples)
-    found = comparison((a.name, b.name, subject), samples, decisions[-1], rule, time.monotonic() - start, noise)
+    found = comparison((a.name, b.name, subject), samples, decision, rule, time.monotonic() - start, noise)
     return replace(found, metric="rate", method=METHOD)
 
 
@@ -74,6 +77,8 @@ def _repetitions(a: Contender, b: Contender, path: Path, flows: int, core: Core)
         switch = stack.enter_context(load_instrument("switch", first.program))
         switch.maps["targets"][0] = first.program
         lane = stack.enter_context(unmet(switch, path, first.frame, flows, core))
+        with met_by(switch, FEWEST_WARM_UP, path.at):
+            lane.flood.run(count=FEWEST_WARM_UP)
         while True:
             with Loader() as fresh:
                 made = {name: each.make(fresh).program for name, each in random.sample([("A", a), ("B", b)], 2)}

@@ -24,7 +24,8 @@ A and B are programs:
   xdp_filter@main          at a commit, with the headers and benchmark of then
   ./mine.bpf.o             any object, any source
   xdp_filter:strict=1      with a knob set
-or both are stored runs (reports/runs/*.json).
+or both are stored runs (reports/runs/*.json): the way for two kernels, which
+cannot take turns in one run.
 
 \b
 Exit status: 0 compared, 1 slower for certain than --fail-if-slower allows,
@@ -33,6 +34,7 @@ Exit status: 0 compared, 1 slower for certain than --fail-if-slower allows,
 
 COLOURS = {"slower": "yellow", "faster": "cyan"}
 """The word says it, too."""
+RESOLUTION = {"cost": 0.01, "rate": 0.015}
 
 
 class Share(click.ParamType[float]):
@@ -74,6 +76,13 @@ class Seconds(click.ParamType[float]):
 @click.argument("a")
 @click.argument("b")
 @click.option(
+    "--metric",
+    type=click.Choice(("cost", "rate")),
+    default="cost",
+    show_default=True,
+    help="The program alone, or a path with it (the PATH of the benchmark, or a veth).",
+)
+@click.option(
     "--flows",
     type=click.IntRange(1, 1 << 24),
     multiple=True,
@@ -84,7 +93,9 @@ class Seconds(click.ParamType[float]):
     "--frame", metavar="FRAME", help="udp4, udp6, tcp4, tcp6, a capture file or hexadecimal: no benchmark is asked."
 )
 @click.option("--program", metavar="NAME", help="Of an object with several programs.")
-@click.option("--resolution", type=Share(), default="1%", show_default=True, help="The difference that matters.")
+@click.option(
+    "--resolution", type=Share(), help="The difference that matters.  [default: 1%, of a rate 1.5%]", metavar="PERCENT"
+)
 @click.option("--budget", type=Seconds(), default="30s", show_default=True, help="At most so long for each line.")
 @click.option(
     "--fail-if-slower", type=Share(), metavar="PERCENT", help="Exit with 1 when B is slower by more, for certain."
@@ -109,7 +120,8 @@ def _measured(a: str, b: str, options: dict[str, Any]) -> int:
     first, second = named(a), named(b)
     wanted = Wanted(
         flows=options["flows"] or (1,),
-        rule=Rule(resolution=options["resolution"], threshold=options["fail_if_slower"]),
+        metric=options["metric"],
+        rule=Rule(options["resolution"] or RESOLUTION[options["metric"]], threshold=options["fail_if_slower"]),
         budget_s=options["budget"],
         workload=options["workload"],
         program=options["program"],
@@ -182,9 +194,13 @@ def _stored(a: Path, b: Path, options: dict[str, Any]) -> int:
     first, second, found = pairs(a, b)
     differing = unlike(first.environment, second.environment)
     if differing and not options["across_environments"]:
+        of_kernels = first.environment.kernel != second.environment.kernel
+        instead = (
+            "two kernels never take turns in one run" if of_kernels else "NAME@COMMIT NAME measures both in one run"
+        )
         raise LabError(
             f"compare {a} with {b}: they were made on unlike machines: {'; '.join(differing)}",
-            mend="measure both in one run (lab compare NAME@COMMIT NAME), or say --across-environments",
+            mend=f"{instead}; --across-environments compares ratios to the reference that ran beside each",
         )
     from lab.commands.table import print_table
 

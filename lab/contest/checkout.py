@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import subprocess
 import tarfile
 import tempfile
@@ -14,6 +15,8 @@ from lab.bpf.build import cache_folder
 from lab.errors import LabError
 
 TIMEOUT_S = 60
+KERNEL = re.compile(r"(linux|kernel)?-?v?\d+\.\d+(\.\d+)*(-\S+)?")
+""" "6.12", "kernel-6.1", "6.18.44-generic": where git knows no such commit, a kernel was meant."""
 
 
 def checkout(project: Path, commit: str) -> Path:
@@ -22,6 +25,11 @@ def checkout(project: Path, commit: str) -> Path:
     The project itself is only read. LabError, in git's own words, when there is no such commit.
     """
     name = _git(project, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{commit}^{{commit}}")
+    if not name and KERNEL.fullmatch(commit):
+        raise LabError(
+            f"compare with {commit!r}: two kernels cannot take turns in one run, so that no verdict would be sure",
+            mend="run the benchmark on each, then: lab compare --across-environments A.json B.json",
+        )
     if not name:
         raise LabError(f"compare with {commit!r}: git knows no such commit in {project}", mend="git log --oneline")
     folder = cache_folder() / "commits" / name.decode().strip()

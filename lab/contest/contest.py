@@ -9,10 +9,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from lab.bench.compare import compare_cost
+from lab.bench.compare_rate import compare_rate
 from lab.bench.decision import Decision, Rule
 from lab.bench.environment import read_environment
 from lab.bench.store import new_id, write_run
 from lab.contest.named import Named
+from lab.contest.paths import path_for
 from lab.contest.workloads import Make, contender, plain, workloads
 from lab.errors import LabError
 from lab.model.comparison import Comparison
@@ -20,6 +22,10 @@ from lab.model.run import Result, Run
 
 Told = Callable[[str, Decision, float, float], object]
 """After each look: which round it is, the decision so far, its base in ns, and the seconds that have passed."""
+
+
+METRICS: dict[str, Callable[..., Comparison]] = {"cost": compare_cost, "rate": compare_rate}
+"""What is compared: the program by itself, under BPF_PROG_RUN, or a path with it, by live frames."""
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,9 @@ class Round:
 
 @dataclass(frozen=True)
 class Wanted:
-    """How a contest is held: which workload (None: each), on how many flows, by which rule, and for how long."""
+    """How a contest is held: by which metric (a key of METRICS) and rule, on how many flows, for how long, and on which
+    workload (None: each).
+    """
 
     flows: tuple[int, ...]
     rule: Rule
@@ -42,6 +50,7 @@ class Wanted:
     workload: str | None = None
     program: str | None = None
     frame: bytes | None = None
+    metric: str = "cost"
 
 
 def rounds(a: Named, b: Named, wanted: Wanted) -> list[Round]:
@@ -72,16 +81,17 @@ def _shared(a: Named, b: Named, wanted: Wanted) -> dict[str, tuple[Make, Make]]:
 def hold(a: Named, b: Named, wanted: Wanted, told: Told = lambda *_: None) -> Iterator[Comparison]:
     """One comparison a round, as soon as it is sure or its budget is spent."""
     for each in rounds(a, b, wanted):
-        found = compare_cost(
+        where = {"path": path_for(a, each.a)} if wanted.metric == "rate" else {}
+        yield METRICS[wanted.metric](
             contender(a, each.a),
             contender(b, each.b),
+            **where,
             flows=each.flows,
             rule=wanted.rule,
             budget_s=wanted.budget_s,
             title=each.title,
-            progress=lambda decision, base, passed, title=each.title: told(title, decision, base, passed),  # type: ignore[misc]
+            progress=lambda decision, base, passed, title=each.title: told(title, decision, base, passed),
         )
-        yield found
 
 
 def store(stem: str, comparisons: list[Comparison], project: Path, started: float) -> Path:

@@ -58,13 +58,20 @@ class TreeLoader(Loader):
 
 def workloads(who: Named) -> dict[str, Make]:
     """The workloads of the contender's benchmark by what they say they are; none where it has no benchmark."""
-    path = _benchmark(who)
-    if path is None:
+    module = benchmark_module(who)
+    if module is None:
         return {}
-    with chdir(who.root):  # a benchmark asks for companions from where it stands
-        module = _module(path, who.root)
     found = {name: each for name, each in vars(module).items() if name.startswith(PREFIX) and callable(each)}
     return {_title(name, each): _inside(who, each) for name, each in found.items()}
+
+
+def benchmark_module(who: Named) -> ModuleType | None:
+    """The contender's benchmark, imported once; None where it has none that offers workloads."""
+    path = _benchmark(who)
+    if path is None:
+        return None
+    with chdir(who.root):  # a benchmark asks for companions from where it stands
+        return _module(path, who.root)
 
 
 def plain(who: Named, frame: bytes, program: str | None) -> Make:
@@ -88,7 +95,10 @@ def _benchmark(who: Named) -> Path | None:
 
 
 def _module(path: Path, root: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(f"lab_workloads_{abs(hash((path, root))):x}", path)
+    name = f"lab_workloads_{abs(hash((path, root))):x}"
+    if name in sys.modules:
+        return sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise LabError(f"read the workloads of {path}: not a Python module")
     module = importlib.util.module_from_spec(spec)
@@ -96,6 +106,7 @@ def _module(path: Path, root: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except Exception as error:
+        del sys.modules[spec.name]
         raise LabError(f"read the workloads of {path}: {type(error).__name__}: {error}") from error
     return module
 

@@ -11,6 +11,8 @@ import pytest
 from lab import cli
 from lab.contest.frames import frame_named
 from lab.contest.named import named
+from lab.contest.paths import path_for
+from lab.contest.workloads import workloads
 from lab.errors import LabError, TrafficError
 
 BUSY = Path(__file__).parents[1] / "bpf" / "busy.bpf.c"
@@ -76,6 +78,35 @@ def test_knob_settings_are_compared(capsys) -> None:
     assert found["a"].endswith(":rounds=100")
 
 
+@pytest.mark.needs("live_frames")
+@pytest.mark.parametrize(("rounds", "status"), [(20_000, 1), (100, 0)])
+def test_rates_are_compared_on_a_path(rounds, status, capsys) -> None:
+    """By live frames on a veth where no benchmark names a path: the same words, and the same exit status for CI."""
+    told = [f"{BUSY}:rounds=100", f"{BUSY}:rounds={rounds}", "--metric", "rate", "--fail-if-slower", "50%"]
+    assert cli.run(["compare", *told, "--json", "--no-store", *QUICK]) == status
+    (found,) = json.loads(capsys.readouterr().out)
+    assert (found["metric"], found["method"]) == ("rate", "live_frames duet")
+    assert (found["verdict"] == "slower") == bool(status)
+    assert "server/eth0, native, 1 flow" in found["subject"]
+
+
+@pytest.mark.needs("live_frames")
+def test_the_benchmark_says_on_which_path(project, capsys) -> None:
+    """Its PATH, of the tree of the first contender; frames that don't pass the program there are no rate."""
+    benchmark = project / "benchmarks" / "bench_burner.py"
+    benchmark.write_text(
+        BENCHMARK.replace(
+            "from lab.bench", "from lab import Mode, Topology\nfrom lab.bench.path import Path\nfrom lab.bench"
+        )
+        + "CHAIN = Topology.chain('a', 'b', 'c')\n"
+        + "PATH = Path(CHAIN, source='a/eth0', at='c/eth0', sink='b/eth0', mode=Mode.NATIVE)\n"
+    )
+    (each,) = workloads(named("burner")).values()
+    assert path_for(named("burner"), each).at == "c/eth0"
+    assert cli.run(["compare", "burner", "burner", "--metric", "rate", "--no-store"]) == 2
+    assert "at c/eth0: it met 0 of 1000 frames" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -87,6 +118,8 @@ def test_knob_settings_are_compared(capsys) -> None:
         ([f"{BUSY}", f"{BUSY}", "--fail-if-slower", "200%"], "not between 0 and 100 %"),
         ([f"{BUSY}", f"{BUSY}", "--flows", "3", "--frame", "udp4"], "3 flows: not a power of two"),
         (["a.json", "b.json"], "there is no file a.json"),
+        ([f"{BUSY}@6.1", f"{BUSY}"], "two kernels cannot take turns in one run"),
+        (["sockops_track_connection", "sockops_track_connection", "--metric", "rate"], "is on no path of packets"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments, said, capsys) -> None:

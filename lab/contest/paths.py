@@ -1,0 +1,35 @@
+"""Where the rates of two contenders are compared: on the PATH of the benchmark, or on one veth."""
+
+from __future__ import annotations
+
+from lab.bench.path import Path
+from lab.bpf.loader import Loader
+from lab.contest.named import Named
+from lab.contest.workloads import Make, benchmark_module
+from lab.errors import MeasurementError
+from lab.model.action import Direction, Mode
+from lab.net.topology import Topology
+
+
+def path_for(who: Named, make: Make) -> Path:
+    """The module-level PATH of the contender's benchmark; else a veth, at whose end the program takes what comes in."""
+    module = benchmark_module(who)
+    path = getattr(module, "PATH", None)
+    if isinstance(path, Path):
+        return path
+    with Loader() as loader:
+        program = make(loader).program
+        if program.type not in ("xdp", "sched_cls"):
+            raise MeasurementError(
+                f"compare rates of {who.text}: a {program.type} program is on no path of packets",
+                mend="--metric cost, or bench.overhead in its benchmark",
+            )
+        is_xdp = program.type == "xdp"
+    return Path(
+        Topology.pair("client", "server"),
+        source="client/eth0",
+        at="server/eth0",
+        sink="server/eth0",
+        mode=Mode.NATIVE if is_xdp else None,
+        direction=None if is_xdp else Direction.INGRESS,
+    )
