@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lab.commands.folded import width
 from lab.commands.table import print_table
 from lab.errors import LabError
 from lab.project import find_project
@@ -17,6 +18,9 @@ from lab.project import find_project
 if TYPE_CHECKING:
     from lab.report.trend import Trend
 
+WIDE_FROM = 110
+"""Columns of a terminal from which there is room for all that is told."""
+WIDE, NARROW = 40, 14
 HEADINGS = ("figure", "runs", "old to new", "now", "to reference", "last change")
 
 
@@ -57,9 +61,14 @@ def _grouped(found: list[Trend]) -> list[tuple[str, ...]]:
     rows: list[tuple[str, ...]] = []
     for program, several in groupby(found, key=lambda trend: trend.program):
         rows.append((program, *[""] * (len(HEADINGS) - 1)))
-        for figure, *others in map(_cells, several):
-            rows.append((f"  {figure}", *others))
+        for figure, runs, sparkline, *others in map(_cells, several):
+            rows.append((f"  {figure}", runs, sparkline[-_room() :], *others))
     return rows
+
+
+def _room() -> int:
+    """Figures of a sparkline that fit beside the other columns."""
+    return WIDE if width() >= WIDE_FROM else NARROW
 
 
 def _cells(trend: Trend) -> tuple[str, ...]:
@@ -79,7 +88,8 @@ def _cells(trend: Trend) -> tuple[str, ...]:
 def _print(found: list[Trend]) -> None:
     rows = _grouped(found) if sys.stdout.isatty() else [(trend.program, *_cells(trend)) for trend in found]
     headings = ("program", *HEADINGS)[-len(rows[0]) :]
-    told = [place for place in range(len(headings)) if any(row[place] for row in rows)]
+    dropped = {"to reference"} if sys.stdout.isatty() and width() < WIDE_FROM else set()
+    told = [place for place, name in enumerate(headings) if name not in dropped and any(row[place] for row in rows)]
     print_table([headings[place] for place in told], [[row[place] for place in told] for row in rows])
     left_out = [
         f"  {trend.program}, {trend.metric}, {trend.subject}: {each}" for trend in found for each in trend.left_out
