@@ -6,6 +6,7 @@ import re
 import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import wraps
 from typing import Any
 
@@ -145,5 +146,32 @@ def until_told_to_stop() -> Iterator[None]:
             signal.signal(number, handler)
 
 
+@dataclass
+class _Hold:
+    """Whether a stop has to wait, and whether one does."""
+
+    on: bool = False
+    waits: bool = False
+
+
+_hold = _Hold()
+
+
+@contextmanager
+def stop_held() -> Iterator[None]:
+    """A stop within the block comes at its end, so that a drawing is whole. Not to be nested."""
+    _hold.on = True
+    try:
+        yield
+    finally:
+        _hold.on = False
+        if _hold.waits:
+            _hold.waits = False
+            raise Stopped
+
+
 def _stop(number: int, frame: Any) -> None:
+    if _hold.on:
+        _hold.waits = True
+        return
     raise Stopped

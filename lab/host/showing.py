@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from lab.host.options import stop_held
 from lab.host.plain import cell, plain
 from lab.model.table import Table
 
@@ -36,7 +37,8 @@ def show_live(shown: Iterator[Any], every_s: float, until: float) -> None:
 
     with Live(console=Console(highlight=False), auto_refresh=False) as screen:
         for each in paced(shown, every_s, until):
-            screen.update(_drawing(each), refresh=True)
+            with stop_held():
+                screen.update(_drawing(each), refresh=True)
 
 
 def stream_json(shown: Iterator[Any], every_s: float, until: float) -> None:
