@@ -14,6 +14,8 @@ READY  := $(VENV)/stamps/project
 PYTEST := $(BIN)/python -m pytest
 # More words for pytest: make test PYTEST_ARGS='-k balance -x'
 PYTEST_ARGS ?=
+# Rounds of make chaos, cycles of make soak: as many as they think right
+COUNT ?=
 # Repeats a shuffled run: make test-shuffled SEED=1234
 SEED ?= $(shell echo $$RANDOM)
 
@@ -22,8 +24,8 @@ STEMS              := $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c))
 PROGRAM_BENCHMARKS := $(wildcard $(STEMS:%=benchmarks/bench_%.py))
 LAB_BENCHMARKS     := $(filter-out $(PROGRAM_BENCHMARKS),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples matrix bench bench-lab blind calibrate report doctor \
-	lint lint-python lint-c format lock wheel clean distclean
+.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples matrix bench bench-lab \
+	blind chaos soak calibrate report doctor lint lint-python lint-c format lock wheel clean distclean
 
 help: ## this list
 	@echo 'bpflab tests and measures eBPF network programs. Run as root:'
@@ -58,6 +60,12 @@ bench: need-root $(READY) ## scenarios and benchmarks of the programs, and repor
 
 bench-lab: need-root $(READY) ## what the harness itself costs
 	@$(PYTEST) -p no:randomly $(LAB_BENCHMARKS) $(PYTEST_ARGS)
+
+chaos: need-root $(READY) ## the lab killed, starved and interrupted 500 times (COUNT=): nothing may stay
+	@$(BIN)/python -m tests.chaos $(COUNT)
+
+soak: need-root $(READY) ## 10,000 networks up and down (COUNT=), in 10 minutes at most: nothing may grow
+	@$(BIN)/python -m tests.soak $(COUNT)
 
 blind: need-root $(READY) ## scenarios that would not notice if their program did nothing
 	@$(BIN)/lab blind
