@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": "Two programs, commits, knob settings or stored runs against each other.",
     "doctor": "What this kernel and machine can do, and what is missing.",
     "down": "End networks that are kept up.",
+    "features": "What this kernel, or each of several, offers of what the lab uses.",
     "history": "Each figure through the stored runs, and where it changed.",
     "list": "The programs at hand.",
     "matrix": "The scenarios on this kernel and on others, in virtual machines.",

@@ -10,6 +10,7 @@ is tried in a namespace of its own and is gone afterwards.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -78,6 +79,13 @@ class State:
         where = "machine" if self.feature.is_tool else "kernel"
         return f"this {where} has no {self.name} ({self.detail}){since}; to get it: {self.mend}"
 
+    @property
+    def excused(self) -> bool:
+        """Whether nobody could expect it here: the kernel is older, or it is a tool that a machine does without."""
+        if self.feature.is_tool:
+            return bool(os.environ.get("LAB_VM"))
+        return not came_before(self.feature, os.uname().release)
+
     def __repr__(self) -> str:
         return f"<State {self.name}: {self.answer}>"
 
@@ -101,6 +109,24 @@ def require(name: str) -> None:
         return
     kind = NeedsRoot if found.answer == "unknown" and capabilities.lacking() else FeatureMissing
     raise kind(f"{name}: {_head(found)}", kernel=found.detail, mend=found.mend)
+
+
+def is_strict() -> bool:
+    """LAB_STRICT=1: a skip is a claim, and a wrong one is a failure."""
+    return os.environ.get("LAB_STRICT") == "1"
+
+
+def came_before(feature: Feature, release: str) -> bool:
+    """Whether a kernel should have it: it came with an older or this version. A kernel may still be built without.
+
+    >>> came_before(FEATURES["tcx"], "6.1.0-56-amd64")
+    False
+    """
+    since = re.search(r"Linux (\d+)\.(\d+)", feature.since)
+    version = re.match(r"(\d+)\.(\d+)", release)
+    if not since or not version:
+        return not feature.is_tool
+    return tuple(map(int, since.groups())) <= tuple(map(int, version.groups()))
 
 
 def _head(found: State) -> str:

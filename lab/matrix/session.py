@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 
 from lab.bench.store import new_id, read_run
@@ -96,6 +97,8 @@ def run(
     """
     if os.geteuid():
         raise NeedsRoot("run the scenarios: namespaces and BPF programs need root", mend="sudo lab matrix")
+    if kernels and find_spec("xdist") is None:
+        raise LabError("run the matrix: pytest-xdist is not installed", mend="pip install 'pytest-xdist>=3.6'")
     started = datetime.now(UTC)
     folder = project / "reports" / "matrix" / new_id(started)
     lanes = [Lane(HOST, platform.release(), folder / HOST)] if host else []

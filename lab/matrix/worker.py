@@ -4,6 +4,7 @@
 
 Everything after the kernel's name are arguments of Python. The console's text is in $LAB_VM_FOLDER (or
 reports/matrix/<release>), and beside it a file `lost` with the reason when the machine hung, panicked or died.
+LAB_VM_SILENCE_S says after how many seconds without a beat it is taken to hang.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from lab.errors import LabError
 from lab.matrix.acceleration import accelerator
 from lab.matrix.kernel import find
 from lab.matrix.machine import Machine, start
-from lab.matrix.watch import watch
+from lab.matrix.watch import SILENCE_S, watch
 from lab.project import find_project
 
 LOST, CONSOLE = "lost", "console.txt"
@@ -43,12 +44,14 @@ def main() -> int:
 
 def _follow(machine: Machine, folder: Path) -> int:
     _let_go_of_the_worker()
+    (folder / "pid").write_text(str(os.getpid()))
 
     def end(number: int, frame: FrameType | None) -> None:
         machine.process.kill()
 
     signal.signal(signal.SIGTERM, end)
-    reason = watch(machine, folder / CONSOLE)
+    silence_s = float(os.environ.get("LAB_VM_SILENCE_S") or SILENCE_S)
+    reason = watch(machine, folder / CONSOLE, silence_s=silence_s)
     if not reason:
         return 0
     (folder / LOST).write_text(f"{reason}\n")

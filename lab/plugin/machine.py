@@ -7,6 +7,7 @@ are gathered, the tests of a machine that was lost are neither passed nor failed
 from __future__ import annotations
 
 import os
+import signal
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -150,9 +151,9 @@ class Losses:
         while self.pending and not self.lost:
             left_s = self.heard + TEST_LIMIT_S - time.monotonic()
             if left_s <= 0:
-                (folder / "stuck").write_text(
-                    f"no test ended for {TEST_LIMIT_S:g} s; it was to run {self.pending[0]}\n"
-                )
+                words = f"no test ended for {TEST_LIMIT_S:g} s; it was to run {self.pending[0]}"
+                (folder / "stuck").write_text(f"{words}\n")
+                os.kill(int((folder / "pid").read_text()), signal.SIGTERM)
                 return
             threading.Event().wait(left_s)
 
