@@ -582,10 +582,13 @@ static __always_inline int watch_skb(struct __sk_buff *skb, enum layer layer)
 {
 	struct news news = { .ifindex = skb->ifindex, .packets = skb->gso_segs ?: 1 };
 	bool elsewhere = is_counted_elsewhere(skb, layer);
-	enum outcome outcome = OUTCOMES;
+	enum outcome outcome;
 
-	if (!elsewhere || (news.packets > 1 && layer == TC_INGRESS))
-		outcome = read_skb(skb, &news);
+	if (elsewhere && (layer == TC_EGRESS || news.packets == 1)) {
+		count_interface(news.ifindex, layer, news.packets, wire_bytes(skb, layer, &news));
+		return TC_ACT_UNSPEC;
+	}
+	outcome = read_skb(skb, &news);
 	news.bytes = wire_bytes(skb, layer, &news);
 	count_interface(news.ifindex, layer, news.packets, news.bytes);
 	if (elsewhere)
@@ -746,32 +749,37 @@ static __always_inline __u32 listener_of(struct bpf_sock_ops *ctx)
 SEC("sockops")
 int monitor_socket(struct bpf_sock_ops *ctx)
 {
+	__u32 state = ctx->state, process = 0;
+
 	switch (ctx->op) {
 	case BPF_SOCK_OPS_TCP_LISTEN_CB:
 		note_listener(ctx);
-		break;
+		return 1;
 	case BPF_SOCK_OPS_TCP_CONNECT_CB:
 		call_back(ctx);
-		note_socket(ctx, SYN_SENT, note_process());
+		state = SYN_SENT;
+		process = note_process();
 		break;
 	case BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB:
 		call_back(ctx);
-		note_socket(ctx, ESTABLISHED, listener_of(ctx));
+		state = ESTABLISHED;
+		process = listener_of(ctx);
 		break;
 	case BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB:
-		note_socket(ctx, ESTABLISHED, 0);
+		state = ESTABLISHED;
 		break;
 	case BPF_SOCK_OPS_RETRANS_CB:
 		add(&happenings, SEGMENT_RETRANSMITTED, ctx->args[1]);
-		note_socket(ctx, ctx->state, 0);
-		break;
-	case BPF_SOCK_OPS_RTT_CB:
-		note_socket(ctx, ctx->state, 0);
 		break;
 	case BPF_SOCK_OPS_STATE_CB:
-		note_socket(ctx, ctx->args[1], 0);
+		state = ctx->args[1];
 		break;
+	case BPF_SOCK_OPS_RTT_CB:
+		break;
+	default:
+		return 1;
 	}
+	note_socket(ctx, state, process);
 	return 1;
 }
 
