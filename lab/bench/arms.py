@@ -128,14 +128,23 @@ class _Place:
 
 
 def repetition(
-    path: Path, arms: Sequence[Arm], make: ProbeMaker, frames: int, core: Core, *, silent: bool = False
+    path: Path,
+    arms: Sequence[Arm],
+    make: ProbeMaker,
+    frames: int,
+    core: Core,
+    *,
+    silent: bool = False,
+    settings: list[str] | None = None,
 ) -> Shares:
     """ns of at least so many frames in each arm, through fresh networks, apart by the network they went through.
 
     MeasurementError when an arm lost frames: then its path is not what was meant to be measured. `silent` keeps the
-    networks out of the journal.
+    networks out of the journal. `settings` becomes what the path of the program was set to.
     """
     with journal() if silent else nullcontext(), _opened(path, arms, make) as places:
+        if settings is not None:
+            settings[:] = path.settings(next(place.network for place in places if place.arm.tested))
         rounds = len(places) if _may_move(path) else 1
         share = -(-frames // rounds)
         for round_ in range(rounds):

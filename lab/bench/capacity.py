@@ -136,7 +136,7 @@ def measure_capacity(
                 mend="is `held` the map of its sessions, and does the frame open one?",
             )
         taken.following = _in_steps(lane, bare, sessions, taken.generator)
-        noise = watch.noise()
+        noise = {**watch.noise(), "path": lane.settings}
         _overflow(lane, holding, taken, sessions, counters)
     memory = {each.name: bpf.map_memory(each.fd) for each in program.maps.values()}
     figures = _Figures(program.name, subject or path.how, sessions, taken, memory)

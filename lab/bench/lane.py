@@ -28,11 +28,15 @@ FEWEST_WARM_UP = 1000
 
 @dataclass(frozen=True)
 class Lane:
-    """Frames of `flood`, counted by `sink`; every trial is one real-time burst of `core`."""
+    """Frames of `flood`, counted by `sink`; every trial is one real-time burst of `core`.
+
+    `settings` are those of a path with a program (`Path.settings`).
+    """
 
     flood: AnyFlood
     sink: Counter
     core: Core
+    settings: Sequence[str] = ()
 
     def offer(self, pps: float, seconds: float) -> LoadTrial:
         """A trial at a rate."""
@@ -121,7 +125,7 @@ def unmet(program: Program, path: Path, frame: Any, flows: int, core: Core) -> I
     with Network(path.topology) as network:
         flood = _flood(network, path, frame, flows)
         with flood, path.attach(program, network), _counted(network, path.sink, path.at) as sink, journal():
-            yield Lane(flood, sink, core)
+            yield Lane(flood, sink, core, path.settings(network))
 
 
 @contextmanager

@@ -123,10 +123,11 @@ def arms_of(program: Program, stack: ExitStack) -> list[Arm]:
 
 def take(path: Path, arms: Sequence[Arm], make: ProbeMaker, trials: Trials) -> tuple[Taken, dict[str, Any]]:
     """All repetitions, on one core that is held for them, and what disturbed them."""
+    settings: list[str] = []
     with isolated() as core, watched(core) as watch:
         again = partial(repetition, path, arms, make, trials.frames_each, core)
-        taken = [again(silent=count > 0) for count in range(trials.repetitions)]
-    return taken, watch.noise(_batches(taken))
+        taken = [again(silent=count > 0, settings=settings) for count in range(trials.repetitions)]
+    return taken, {**watch.noise(_batches(taken)), "path": settings}
 
 
 def _hook(program: Program, stack: ExitStack) -> list[Arm]:

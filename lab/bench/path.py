@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lab.kernel import ethtool
 from lab.model.action import Direction, Mode
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachment
     from lab.bpf.program import Program
+    from lab.net.namespace import Interface
     from lab.net.topology import Topology
     from lab.traffic.network import Network
+
+SYSCTLS = ("net.ipv4.ip_forward", "net.ipv4.conf.all.rp_filter", "net.ipv4.tcp_congestion_control")
+"""Of the namespace of the program, that change a packet's way; those of the machine are in the environment."""
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,29 @@ class Path:
         """The program on its interface, by the mode and direction of the path."""
         return program.attach(network.interface(self.at), mode=self.mode, direction=self.direction)
 
+    def settings(self, network: Network) -> list[str]:
+        """What the kernel says now of the path: "server/eth0: tx tso off, rx sg gso gro on"; a namespace's sysctls."""
+        names = dict.fromkeys((self.source, self.at, self.sink_without or self.sink, self.sink))
+        interfaces = {each.name: each for each in map(network.interface, names)}
+        under_test = network.interface(self.at).namespace
+        sysctls = [f"{name}={under_test.sysctl(name)}" for name in SYSCTLS]
+        return [
+            *(f"{name}: {_offloads(each)}" for name, each in interfaces.items()),
+            f"{self.at}: {', '.join(sysctls)}",
+        ]
+
     @property
     def how(self) -> str:
         """For the subject of a measurement: "server/eth0, native"."""
         words = [self.at, *(str(each.value) for each in (self.mode, self.direction) if each)]
         return ", ".join(words)
+
+
+def _offloads(interface: Interface) -> str:
+    with interface.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        on = {name: ethtool.offload(control, interface.short_name, name) for name in ethtool.SHORT_NAMES}
+    told = {word: " ".join(name for name in on if on[name] == state) for word, state in (("off", False), ("on", True))}
+    return ", ".join(f"{names} {word}" for word, names in told.items() if names)
 
 
 def counted(flows: int) -> str:

@@ -73,7 +73,7 @@ def measure_rate(
         }
         watch = stack.enter_context(watched(core))
         found, unpaced = _searched(lanes)
-        noise = watch.noise()
+        noise = {**watch.noise(), "path": lanes["mrr"].each[0].settings}
         frame_bytes = lanes["mrr"].each[0].flood.frame_bytes
     _check_any(program, path, found)
     subject = subject or f"{path.how}, {counted(flows)}"

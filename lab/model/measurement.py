@@ -37,7 +37,8 @@ class Measurement:
 
     `summary` holds the figures computed from `trials` (p50, p99, ... as named keys, each in `unit`), and
     `interval` the 95 % confidence interval of the headline figure `summary[headline]`. `noise` is what disturbed the
-    run (`lab.bench.noise`); its "sentence" is empty, or says why the figure must not decide anything.
+    run (`lab.bench.noise`); its "sentence" is empty, or says why the figure must not decide anything; "path" is what
+    the interfaces on the way were set to.
     """
 
     metric: str

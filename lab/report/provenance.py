@@ -23,7 +23,7 @@ class Sourced(Protocol):
 
     @property
     def noise(self) -> Mapping[str, Any]:
-        """What disturbed it, and the "core" it ran on."""
+        """What disturbed it, the "core" it ran on, and what its "path" was set to."""
 
 
 def machine(environment: Environment) -> str:
@@ -37,10 +37,12 @@ def provenance(several: Sequence[Sourced]) -> list[str]:
     """Sentences that hold for all of these figures together, each said once."""
     cores = _once(str(each.noise.get("core", "")) for each in several)
     machines = _once(machine(each.latest.header.environment) for each in several)
+    paths = _once("; ".join(each.noise.get("path", ())) for each in several)
     runs = _once(f"{each.latest.header.id} of commit {_commit(each.latest)}" for each in several)
     return [
         f"Method: {'; '.join(_once(each.method for each in several))}.",
         f"Machine: {'; '.join(machines)}{'; on ' if cores else ''}{'; '.join(cores)}.",
+        *(f"Path: {path}." for path in paths[:1]),
         f"Run {'; '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}.",
     ]
 

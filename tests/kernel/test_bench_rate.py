@@ -21,6 +21,7 @@ from lab.errors import MeasurementError, TrafficError
 from lab.traffic import frames
 from lab.traffic.codec import codec
 from lab.traffic.mixed_flood import MixedFlood
+from lab.traffic.network import Network
 
 TOPOLOGY = Topology.pair("client", "server")
 CHAIN = Topology.chain("client", "dut", "server")
@@ -44,9 +45,23 @@ def test_a_rate_is_searched_and_split_into_its_parts(bench: Bench, reflect) -> N
     assert 0.5 * summary["mrr_pps"] < summary["ndr_pps"] <= summary["pdr_pps"] < 1.5 * summary["mrr_pps"]
     assert summary["mrr_pps"] < summary["generator_pps"]
     assert measured.interval[0] == measured.ndr_pps <= measured.interval[1]
+    assert measured.noise["path"][0].startswith("client/eth0: ")
     assert any("the program limits: of " in remark for remark in measured.remarks)
     assert [trial.arm for trial in measured.trials] == ["with", "path", "generator", "mrr"]
     assert all(facts["offered"] == facts["received"] for facts in (trial.facts for trial in measured.trials))
+
+
+def test_a_path_says_what_it_is_set_to(bpf: Loader) -> None:
+    """As the kernel has it while the program sits there: offloads of interfaces on the way, sysctls of the place."""
+    path = Path(CHAIN, source="client/eth0", at="dut/eth0", sink="server/eth0", mode=Mode.NATIVE)
+    with Network(CHAIN) as network:
+        before = path.settings(network)
+        with path.attach(bpf.load(instruments.path("empty_xdp"), program="empty_xdp"), network):
+            after = path.settings(network)
+    assert [each.partition(":")[0] for each in after] == ["client/eth0", "dut/eth0", "server/eth0", "dut/eth0"]
+    assert "net.ipv4.ip_forward=1" in after[-1]
+    assert "tso" in before[0].partition("off,")[2], "on, until native XDP at the peer turns it off"
+    assert "tso" in after[0].partition("off,")[0]
 
 
 @pytest.mark.needs("live_frames")
