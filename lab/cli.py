@@ -30,6 +30,7 @@ COMMANDS = {
     "down": "End networks that are kept up.",
     "features": "What this kernel, or each of several, offers of what the lab uses.",
     "history": "Each figure through the stored runs, and where it changed.",
+    "hosts": "Run scenarios on several machines at once, by ssh.",
     "list": "The programs at hand.",
     "matrix": "The scenarios on this kernel and on others, in virtual machines.",
     "new": "Write the files of a new program, which pass at once.",

@@ -35,6 +35,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption("--no-lab-run", action="store_true", help="store no run")
     group.addoption("--lab-tell", metavar="FD", type=int, help="write `<outcome> <test>` here for each that ended")
     group.addoption("--keep-on-failure", action="store_true", help="keep the networks of failed tests up: `lab show`")
+    which = ("off", "lab", "all")
+    words = "after which tests to look for what they left open: none, those with a fixture of the lab (default), all"
+    group.addoption("--lab-leaks", choices=which, default="lab", help=words)
     group.addoption("--lab-blind", action="store_true", help="run each scenario with its programs blind: `lab blind`")
 
 
@@ -47,6 +50,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.keep import Keeping
 
         config.pluginmanager.register(Keeping(), "bpflab-keeping")
+    if config.getoption("--lab-leaks") != "off":
+        from lab.plugin.leaks import Leaks
+
+        config.pluginmanager.register(Leaks(every=config.getoption("--lab-leaks") == "all"), "bpflab-leaks")
     if config.getoption("--lab-blind"):
         from lab.plugin.blind import Blind
 
@@ -55,6 +62,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin import machine
 
         machine.register(config)
+    if os.environ.get("LAB_HOST") or config.getoption("tx", None):
+        from lab.plugin import host
+
+        host.register(config)
     from lab.plugin.failure import Explainer
 
     config.pluginmanager.register(Explainer(), "bpflab-explainer")
