@@ -17,7 +17,7 @@
  *   ring      the last RECORDS of all, oldest overwritten
  *   bytes     their frames, one behind the other: the last BYTES, up to SNAP of the linear part of each
  *   losses    how often each loss happened, exact also where the ring has forgotten it
- *   next      number of records ever written; `recording` 0 stops everything, for 10 ns a frame
+ *   next      number of records ever written; while `recording` is 0 nothing is
  *
  * SEVERAL CPUs: each takes a slot of its own by an atomic addition. A reader comes when traffic is over.
  * KERNEL 5.10 or later with BTF; the reason of a drop since 5.17: `reasons` says whether there is one.

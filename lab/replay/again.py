@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lab.traffic.recorder import Recorder
 
 INGRESS = ("xdp", "ingress")
-ENUMS: dict[str, Callable[[str], Any]] = {"mode": Mode.__getitem__, "direction": Direction.__getitem__}
+ENUMS: dict[str, Any] = {"mode": Mode, "direction": Direction}
 
 
 @dataclass(frozen=True)
@@ -180,7 +180,7 @@ class _Stage(_Actor):
         """Step to the frames that a program met then: which program, where, and the frame as it came."""
 
     def _attach(self, _: int, step: Mapping[str, Any]) -> None:
-        options = {name: ENUMS.get(name, unplain)(each) for name, each in step["options"].items()}
+        options = {name: _option(name, each) for name, each in step["options"].items()}
         made = self.program(step["program"]).attach(self._target(step["target"]), **options)
         self._stack.callback(made.detach)
         self.attached[step["attachment"]] = step["program"], step["target"] if _is_ingress(step) else "", made
@@ -280,6 +280,11 @@ class _Runs(_Actor):
             return program.run(frame, ingress=self.net.interface(name))
         except RunError:
             return program.run(frame, ingress=self.net[name.partition("/")[0]])
+
+
+def _option(name: str, value: Any) -> Any:
+    """What was an enum is one again."""
+    return ENUMS[name][value] if name in ENUMS else unplain(value)
 
 
 def verdict_of(result: Any) -> str:
