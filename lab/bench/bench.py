@@ -57,6 +57,12 @@ class Bench:
 
         return [self._kept(each) for each in measure_rates(program, path, frame, **options)]
 
+    def goodput(self, program: Program, path: Path, **options: Any) -> Measurement:
+        """Bits a second of TCP or UDP through the program, by iperf3, and its CPU use (see `lab.bench.goodput`)."""
+        from lab.bench.goodput import measure_goodput
+
+        return self._kept(measure_goodput(program, path, **options))
+
     def capacity(self, program: Program, path: Path, frame: Any, **options: Any) -> Capacity:
         """Sessions opened per second and held, and what happens at a full table (see `lab.bench.capacity`)."""
         from lab.bench.capacity import measure_capacity
