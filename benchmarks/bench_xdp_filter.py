@@ -127,6 +127,14 @@ def test_rate(bpf, bench):
     assert measured.ndr_pps > 100_000
 
 
+@pytest.mark.parametrize("protocol", ("tcp", "udp"))
+def test_goodput(bpf, bench, protocol):
+    """Bits a second that pass 10,000 prefixes, and the CPU time that they take: nearly all of it is the hook's."""
+    program = filtering(bpf, around_the_client(4, 10_000), room_around_the_client(4, 10_000))
+    measured = bench.goodput(program, PATH, protocol=protocol)
+    assert measured.p50 > 1e6
+
+
 @pytest.mark.parametrize(("count", "times"), ((1, 20), (10_000, 5), (100_000, 3)))
 def test_change(bpf, bench, count, times):
     """ms from the call until no packet sees the old rules any more, one rule of so many being another."""
