@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from lab.bench.compare import compare_cost
 from lab.bench.compare_rate import compare_rate
@@ -14,7 +15,7 @@ from lab.bench.decision import Decision, Rule
 from lab.bench.environment import read_environment
 from lab.bench.store import new_id, write_run
 from lab.contest.named import Named
-from lab.contest.paths import path_for
+from lab.contest.paths import one_veth, path_of
 from lab.contest.workloads import Make, contender, plain, workloads
 from lab.errors import LabError
 from lab.model.comparison import Comparison
@@ -22,7 +23,6 @@ from lab.model.run import Result, Run
 
 Told = Callable[[str, Decision, float, float], object]
 """After each look: which round it is, the decision so far, its base in ns, and the seconds that have passed."""
-
 
 METRICS: dict[str, Callable[..., Comparison]] = {"cost": compare_cost, "rate": compare_rate}
 """What is compared: the program by itself, under BPF_PROG_RUN, or a path with it, by live frames."""
@@ -81,17 +81,23 @@ def _shared(a: Named, b: Named, wanted: Wanted) -> dict[str, tuple[Make, Make]]:
 def hold(a: Named, b: Named, wanted: Wanted, told: Told = lambda *_: None) -> Iterator[Comparison]:
     """One comparison a round, as soon as it is sure or its budget is spent."""
     for each in rounds(a, b, wanted):
-        where = {"path": path_for(a, each.a)} if wanted.metric == "rate" else {}
         yield METRICS[wanted.metric](
             contender(a, each.a),
             contender(b, each.b),
-            **where,
+            **_where(a, each, wanted),
             flows=each.flows,
             rule=wanted.rule,
             budget_s=wanted.budget_s,
             title=each.title,
             progress=lambda decision, base, passed, title=each.title: told(title, decision, base, passed),
         )
+
+
+def _where(a: Named, each: Round, wanted: Wanted) -> dict[str, Any]:
+    """Of a rate, the path: that of the benchmark, but for a frame that was given, which knows not its addresses."""
+    if wanted.metric == "cost":
+        return {}
+    return {"path": (path_of(a) if wanted.frame is None else None) or one_veth(each.a)}
 
 
 def store(stem: str, comparisons: list[Comparison], project: Path, started: float) -> Path:

@@ -11,17 +11,19 @@ from lab.model.action import Direction, Mode
 from lab.net.topology import Topology
 
 
-def path_for(who: Named, make: Make) -> Path:
-    """The module-level PATH of the contender's benchmark; else a veth, at whose end the program takes what comes in."""
-    module = benchmark_module(who)
-    path = getattr(module, "PATH", None)
-    if isinstance(path, Path):
-        return path
+def path_of(who: Named) -> Path | None:
+    """The module-level PATH of the contender's benchmark, if it has one."""
+    path = getattr(benchmark_module(who), "PATH", None)
+    return path if isinstance(path, Path) else None
+
+
+def one_veth(make: Make) -> Path:
+    """At whose end the program takes what comes in. MeasurementError for one that is on no path of packets."""
     with Loader() as loader:
         program = make(loader).program
         if program.type not in ("xdp", "sched_cls"):
             raise MeasurementError(
-                f"compare rates of {who.text}: a {program.type} program is on no path of packets",
+                f"compare rates of {program.name}: a {program.type} program is on no path of packets",
                 mend="--metric cost, or bench.overhead in its benchmark",
             )
         is_xdp = program.type == "xdp"

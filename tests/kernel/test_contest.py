@@ -11,8 +11,7 @@ import pytest
 from lab import cli
 from lab.contest.frames import frame_named
 from lab.contest.named import named
-from lab.contest.paths import path_for
-from lab.contest.workloads import workloads
+from lab.contest.paths import path_of
 from lab.errors import LabError, TrafficError
 
 BUSY = Path(__file__).parents[1] / "bpf" / "busy.bpf.c"
@@ -101,8 +100,8 @@ def test_the_benchmark_says_on_which_path(project, capsys) -> None:
         + "CHAIN = Topology.chain('a', 'b', 'c')\n"
         + "PATH = Path(CHAIN, source='a/eth0', at='c/eth0', sink='b/eth0', mode=Mode.NATIVE)\n"
     )
-    (each,) = workloads(named("burner")).values()
-    assert path_for(named("burner"), each).at == "c/eth0"
+    found = path_of(named("burner"))
+    assert found and found.at == "c/eth0"
     assert cli.run(["compare", "burner", "burner", "--metric", "rate", "--no-store"]) == 2
     assert "at c/eth0: it met 0 of 1000 frames" in capsys.readouterr().err
 
