@@ -17,7 +17,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment
 from scapy.layers.l2 import ARP, Ether
 from scapy.packet import Raw
 
-from lab import Action, Direction, Stream, Topology, wait_until
+from lab import Action, Direction, Network, Stream, Topology, wait_until
 from lab.bpf import load
 from lab.bpf.companion import companion
 from lab.errors import LabError
@@ -356,12 +356,19 @@ AT_ONCE = [
     ("1gbit", [("udp", 4)]),
     ("1gbit", [("udp", 6)]),
 ]
+JUMBO = Topology.pair("client", "server", mtu_bytes=9000)
+"""For 1 Gbit/s of UDP: a sender of 100,000 datagrams a second needs most of a CPU for itself."""
 
 
 @pytest.mark.parametrize(("rate", "kinds"), AT_ONCE, ids=lambda each: each if isinstance(each, str) else named(each))
-def test_the_rate_is_reached_within_five_percent(net: Any, bpf: Any, rate: str, kinds: list[tuple[str, int]]) -> None:
+def test_the_rate_is_reached_within_five_percent(bpf: Any, rate: str, kinds: list[tuple[str, int]]) -> None:
     """As iperf3 measures it, with the headers of its packets; connections and streams at once have a class each."""
-    with shaped(net, bpf, "shape_by_drop") as path, ThreadPoolExecutor() as pool:
+    fast_udp = rate == "1gbit" and kinds[0][0] == "udp"
+    with (
+        Network(JUMBO if fast_udp else TOPOLOGY) as net,
+        shaped(net, bpf, "shape_by_drop") as path,
+        ThreadPoolExecutor() as pool,
+    ):
         runs = [a_class(path, rate, protocol, ip) for protocol, ip in kinds]
         began_ns = time.monotonic_ns()
         for run in [pool.submit(within_five_percent, path, each.measure) for each in runs]:
@@ -418,7 +425,6 @@ class Iperf3Run:
             "ip": self.ip,
             "seconds": self.seconds,
             "port": self.port,
-            "realtime": True,
         }
         if self.protocol == "tcp":
             result = self.path.net.iperf3("client", "server", **options, omitted_seconds=self.omitted)
