@@ -84,6 +84,7 @@ struct lab_packet {
 	__u8 later_fragment : 1; /* not its first part: l4 is not a transport header */
 	__be16 sport;		 /* set by lab_parse_ports() */
 	__be16 dport;
+	__be32 fragment_id; /* of a fragment: what all fragments of its datagram share */
 };
 
 /*
@@ -139,6 +140,7 @@ static __always_inline enum lab_form lab_parse_extensions(struct lab_packet *pkt
 			/* RFC 6946: an atomic fragment (offset 0, no more to come) is whole. */
 			if (frag->offset_flags & bpf_htons(LAB_IPV6_OFFSET_MASK | LAB_IPV6_MORE_FRAGMENTS))
 				pkt->fragment = 1;
+			pkt->fragment_id = frag->id;
 			at = frag + 1;
 			if (frag->offset_flags & bpf_htons(LAB_IPV6_OFFSET_MASK)) {
 				pkt->later_fragment = 1;
@@ -162,6 +164,69 @@ done:
 	pkt->l4 = start + lab_forget(pkt, at - start);
 	pkt->protocol = next;
 	return LAB_OK;
+}
+
+/*
+ * The network header at `at`, an offset from `data` that the verifier has forgotten; `bytes` is how many the frame has
+ * from `data` on. Of a packet that an ICMP error quotes there is but the beginning: its own lengths are no lies, and
+ * the caller gives LAB_QUOTED_BYTES.
+ */
+#define LAB_QUOTED_BYTES (1 << 20)
+
+static __always_inline enum lab_form lab_parse_network(struct lab_packet *pkt, __be16 protocol, void *data, void *at,
+						       __u32 bytes)
+{
+	void *end = pkt->end;
+
+	if (protocol == bpf_htons(ETH_P_IP)) {
+		struct iphdr *ip4 = at;
+		__u32 length;
+
+		if ((void *)(ip4 + 1) > end || ip4->version != 4 || ip4->ihl < 5)
+			return LAB_MALFORMED;
+		length = ip4->ihl * 4;
+		if (at + length > end)
+			return LAB_MALFORMED;
+		/* A total length beyond the frame is a lie; one below it is Ethernet padding. */
+		if (bpf_ntohs(ip4->tot_len) < length || (__u32)(at - data) + bpf_ntohs(ip4->tot_len) > bytes)
+			return LAB_MALFORMED;
+		pkt->family = ETH_P_IP;
+		pkt->ip4 = ip4;
+		pkt->protocol = ip4->protocol;
+		pkt->l4 = at + length;
+		pkt->l4_bytes = bpf_ntohs(ip4->tot_len) - length;
+		if (ip4->frag_off & bpf_htons(LAB_IP_MORE_FRAGMENTS | LAB_IP_OFFSET_MASK)) {
+			pkt->fragment = 1;
+			pkt->fragment_id = bpf_htonl(bpf_ntohs(ip4->id));
+		}
+		if (ip4->frag_off & bpf_htons(LAB_IP_OFFSET_MASK))
+			pkt->later_fragment = 1;
+		return LAB_OK;
+	}
+	if (protocol == bpf_htons(ETH_P_IPV6)) {
+		struct ipv6hdr *ip6 = at;
+		enum lab_form form;
+		__u32 payload, extensions;
+
+		if ((void *)(ip6 + 1) > end || ip6->version != 6)
+			return LAB_MALFORMED;
+		payload = bpf_ntohs(ip6->payload_len);
+		if ((__u32)((void *)(ip6 + 1) - data) + payload > bytes)
+			return LAB_MALFORMED;
+		pkt->family = ETH_P_IPV6;
+		pkt->ip6 = ip6;
+		pkt->protocol = ip6->nexthdr;
+		pkt->l4 = ip6 + 1;
+		form = lab_parse_extensions(pkt);
+		if (form != LAB_OK)
+			return form;
+		extensions = pkt->l4 - (void *)(ip6 + 1);
+		if (extensions > payload)
+			return LAB_MALFORMED;
+		pkt->l4_bytes = payload - extensions;
+		return LAB_OK;
+	}
+	return LAB_NOT_IP;
 }
 
 /*
@@ -196,54 +261,7 @@ static __always_inline enum lab_form lab_parse_start(struct lab_packet *pkt, voi
 		at = tag + 1;
 	}
 
-	at = data + lab_forget(pkt, at - data);
-	if (protocol == bpf_htons(ETH_P_IP)) {
-		struct iphdr *ip4 = at;
-		__u32 length;
-
-		if ((void *)(ip4 + 1) > end || ip4->version != 4 || ip4->ihl < 5)
-			return LAB_MALFORMED;
-		length = ip4->ihl * 4;
-		if (at + length > end)
-			return LAB_MALFORMED;
-		/* A total length beyond the frame is a lie; one below it is Ethernet padding. */
-		if (bpf_ntohs(ip4->tot_len) < length || (__u32)(at - data) + bpf_ntohs(ip4->tot_len) > bytes)
-			return LAB_MALFORMED;
-		pkt->family = ETH_P_IP;
-		pkt->ip4 = ip4;
-		pkt->protocol = ip4->protocol;
-		pkt->l4 = at + length;
-		pkt->l4_bytes = bpf_ntohs(ip4->tot_len) - length;
-		if (ip4->frag_off & bpf_htons(LAB_IP_MORE_FRAGMENTS | LAB_IP_OFFSET_MASK))
-			pkt->fragment = 1;
-		if (ip4->frag_off & bpf_htons(LAB_IP_OFFSET_MASK))
-			pkt->later_fragment = 1;
-		return LAB_OK;
-	}
-	if (protocol == bpf_htons(ETH_P_IPV6)) {
-		struct ipv6hdr *ip6 = at;
-		enum lab_form form;
-		__u32 payload, extensions;
-
-		if ((void *)(ip6 + 1) > end || ip6->version != 6)
-			return LAB_MALFORMED;
-		payload = bpf_ntohs(ip6->payload_len);
-		if ((__u32)((void *)(ip6 + 1) - data) + payload > bytes)
-			return LAB_MALFORMED;
-		pkt->family = ETH_P_IPV6;
-		pkt->ip6 = ip6;
-		pkt->protocol = ip6->nexthdr;
-		pkt->l4 = ip6 + 1;
-		form = lab_parse_extensions(pkt);
-		if (form != LAB_OK)
-			return form;
-		extensions = pkt->l4 - (void *)(ip6 + 1);
-		if (extensions > payload)
-			return LAB_MALFORMED;
-		pkt->l4_bytes = payload - extensions;
-		return LAB_OK;
-	}
-	return LAB_NOT_IP;
+	return lab_parse_network(pkt, protocol, data, data + lab_forget(pkt, at - data), bytes);
 }
 
 /* The same for a frame that lies in [data, end) as a whole, as XDP sees it. */
