@@ -35,7 +35,7 @@ LOAD_PPS, LOAD_FLOWS = 100_000, 65_536
 DRIVEN = 1
 """The interface that a tc program sees under PROG_RUN."""
 PORT = 8080
-BLOCKS, ROUND_TRIPS, WARM_UP = 10, 500, 50
+BLOCKS, ROUND_TRIPS, WARM_UP = 16, 500, 50
 families = pytest.mark.parametrize("ip", (4, 6), ids=("ipv4", "ipv6"))
 
 
