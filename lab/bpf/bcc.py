@@ -35,7 +35,7 @@ from lab.bpf.object_file import MapTypes
 from lab.bpf.program import Facts, Loaded, Maps, Program
 from lab.errors import BuildError, FeatureMissing, LoadError, NeedsRoot, VerifierError
 from lab.kernel import bpf, capabilities, libbpf, mounts
-from lab.model.journal import note
+from lab.model.journal import note, step
 from lab.project import shipped_bpf
 
 BTF_GET_FD_BY_ID = 19
@@ -100,6 +100,7 @@ def load(
     except BaseException:
         _release(module)
         raise
+    step("load_bcc", program=loaded.programs[fn])
     return loaded.programs[fn]
 
 

@@ -108,7 +108,7 @@ class Scene:
         from lab.bpf.map import Table
 
         seen: set[int] = set()
-        for step in self._steps("load"):
+        for step in (each for each in self.journal.steps if each.kind in ("load", "load_bcc")):
             program = step.about["program"]
             for table in program.maps.values():
                 if isinstance(table, Table) and table.fd >= 0 and id(table) not in seen:

@@ -43,6 +43,7 @@ def keep(failures: Path, name: str, about: Mapping[str, Any], script: Script, pc
     StoreError when it cannot be written.
     """
     hidden, target = failures / f".{name}.{os.getpid()}.tmp", failures / name
+    _sweep(failures)
     try:
         hidden.mkdir(parents=True)
         for name, each in zip(script.names, script.objects, strict=True):
@@ -89,6 +90,14 @@ def _stored(failures: Path) -> list[str]:
         return [each.name for each in failures.iterdir() if ID.fullmatch(each.name) and each.is_dir()]
     except OSError:
         return []
+
+
+def _sweep(failures: Path) -> None:
+    """What a process that was killed has left half-written."""
+    for each in failures.glob(".*.tmp"):
+        pid = each.name.split(".")[-2]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(each, ignore_errors=True)
 
 
 def _write(path: Path, raw: bytes) -> None:

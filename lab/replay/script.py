@@ -88,6 +88,9 @@ class Script:
             "share": share,
         }
 
+    def _load_bcc(self, _: Mapping[str, Any]) -> None:
+        self.remarks.append("programs made by BCC are not loaded again: no object is left of them")
+
     def _write(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
         table = about["map"]
         found, kind = self._maps.get(id(table)), table.facts.type

@@ -20,8 +20,8 @@ class Explained:
 
 def explained(note: Mapping[str, Any]) -> Explained:
     """The findings that can be read."""
-    found = []
-    for each in note.get("findings") or ():
+    found, rows = [], note.get("findings")
+    for each in rows if isinstance(rows, list) else ():
         try:
             found.append(Finding.from_dict(each))
         except (KeyError, TypeError, ValueError):

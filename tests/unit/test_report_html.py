@@ -204,6 +204,11 @@ def _hostile_run() -> Any:
     notes = {
         kind: [{**note, "svg": HOSTILE, "mermaid": HOSTILE, "maps": [HOSTILE], HOSTILE: HOSTILE}] for kind in kinds
     }
+    findings = [
+        {"title": title, "lines": [HOSTILE], "shown": shown}
+        for title, shown in ((HOSTILE, 9), ("Likely", 9), (HOSTILE, 0))
+    ]
+    notes["failure"] = [{"headline": HOSTILE, "findings": findings, "replay": HOSTILE, "folder": HOSTILE}]
     result = sample.scenario(
         HOSTILE,
         HOSTILE,
