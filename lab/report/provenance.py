@@ -37,7 +37,7 @@ def provenance(several: Sequence[Sourced]) -> list[str]:
     """Sentences that hold for all of these figures together, each said once."""
     cores = _once(str(each.noise.get("core", "")) for each in several)
     machines = _once(machine(each.latest.header.environment) for each in several)
-    paths = _once("; ".join(each.noise.get("path", ())) for each in several)
+    paths = _once(_path(each.noise.get("path")) for each in several)
     runs = _once(f"{each.latest.header.id} of commit {_commit(each.latest)}" for each in several)
     return [
         f"Method: {'; '.join(_once(each.method for each in several))}.",
@@ -45,6 +45,11 @@ def provenance(several: Sequence[Sourced]) -> list[str]:
         *(f"Path: {path}." for path in paths[:1]),
         f"Run {'; '.join(runs[:3])}{f' and {len(runs) - 3} more' if len(runs) > 3 else ''}.",
     ]
+
+
+def _path(told: object) -> str:
+    """What the instrument noted, in one line; a run from elsewhere may have anything there."""
+    return "; ".join(map(str, told)) if isinstance(told, list | tuple) else ""
 
 
 def _commit(latest: Latest) -> str:

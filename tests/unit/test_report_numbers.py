@@ -348,6 +348,18 @@ def test_method_machine_and_run_stand_beside_every_figure(tmp_path: Path) -> Non
     )
 
 
+@pytest.mark.parametrize("path", [["client/eth0: tso off", "server/eth0: gro off"], [3, None], "text", 7, {}])
+def test_what_a_path_was_set_to_is_told_where_it_can_be(tmp_path: Path, path: Any) -> None:
+    """A list of sentences stands beside the figure; whatever else is there breaks no page."""
+    measured = replace(numbers.rate(), noise={"core": numbers.CORE, "sentence": "", "path": path})
+    page = page_of(tmp_path, numbers.benchmark(measured))
+
+    assert ("Path: client/eth0: tso off; server/eth0: gro off." in page.text) == (
+        path != "text" and "client" in str(path)
+    )
+    assert "Method: live frames." in page.text
+
+
 def test_another_commit_forbids_no_comparison(tmp_path: Path) -> None:
     """Results of two commits are said to be such; that their numbers do not compare is said of machines only."""
     other = replace(sample.ENVIRONMENT, commit="1234567890")
