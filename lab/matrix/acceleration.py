@@ -83,5 +83,6 @@ def _answer(command: list[str], archive: int) -> Accelerator:
         process.communicate()
         return Accelerator("tcg", f"with KVM a kernel did not boot within {LIMIT_S:g} s")
     if process.returncode:
-        return Accelerator("tcg", f"KVM: {said.decode(errors='replace').strip().splitlines()[-1:]}")
+        words = said.decode(errors="replace").strip().rpartition("\n")[2] or f"status {process.returncode}"
+        return Accelerator("tcg", f"with KVM it ends at once: {words}")
     return Accelerator("kvm", "a kernel boots with it")

@@ -33,7 +33,7 @@ MEMORY_MIB = 1024
 CPUS = 2
 COMMAND_LINE = (
     # A panic ends the machine at once; a hang of the kernel's own watchdogs is a panic.
-    *("console=ttyS0", "loglevel=4", "panic=-1", "softlockup_panic=1", "hung_task_panic=0"),
+    *("console=ttyS0", "loglevel=4", "panic=-1", "softlockup_panic=1", "watchdog_thresh=30"),
     # What costs time and gives a test nothing.
     *("mitigations=off", "nokaslr", "random.trust_cpu=on", "rcupdate.rcu_expedited=1", "audit=0", "selinux=0"),
 )

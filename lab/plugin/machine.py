@@ -45,8 +45,9 @@ def register(config: pytest.Config) -> None:
         config.pluginmanager.register(Teller(told), "bpflab-teller")
     if os.environ.get(WITHIN):
         config.pluginmanager.register(Within(os.environ[WITHIN]), "bpflab-machine")
-    elif any(COMMAND in each for each in config.getoption("tx", None) or ()):
-        config.pluginmanager.register(Losses(config), "bpflab-losses")
+    elif config.getoption("tx", None) and not hasattr(config, "workerinput"):
+        if os.environ.get(FOLDER) or any(COMMAND in each for each in config.getoption("tx")):
+            config.pluginmanager.register(Losses(config), "bpflab-losses")
 
 
 class Teller:
