@@ -45,9 +45,12 @@ def register(config: pytest.Config) -> None:
         config.pluginmanager.register(Teller(told), "bpflab-teller")
     if os.environ.get(WITHIN):
         config.pluginmanager.register(Within(os.environ[WITHIN]), "bpflab-machine")
-    elif config.getoption("tx", None) and not hasattr(config, "workerinput"):
-        if os.environ.get(FOLDER) or any(COMMAND in each for each in config.getoption("tx")):
-            config.pluginmanager.register(Losses(config), "bpflab-losses")
+    elif not hasattr(config, "workerinput") and _has_machine(config.getoption("tx", None) or ()):
+        config.pluginmanager.register(Losses(config), "bpflab-losses")
+
+
+def _has_machine(places: Sequence[str]) -> bool:
+    return any(os.environ.get(FOLDER) or COMMAND in place for place in places)
 
 
 class Teller:
