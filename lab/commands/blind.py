@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 import click
 
 from lab.errors import NeedsRoot
+from lab.kernel import capabilities
 from lab.project import find_project
 
 
@@ -22,8 +22,8 @@ def command(paths: tuple[str, ...]) -> int:
     would not notice if the program were broken. One that cannot notice says why with @pytest.mark.blind("reason").
     The last line is one JSON object with the counts. Exit status 1 when a scenario without a reason stays green.
     """
-    if os.geteuid() != 0:
-        raise NeedsRoot("blind: namespaces and BPF programs need root", mend="sudo lab blind")
+    if lacking := capabilities.lacking():
+        raise NeedsRoot(f"blind: it needs root, or {', '.join(lacking)}", mend="sudo lab blind")
     project = find_project(Path.cwd())
     options = ["-p", "no:randomly", "-p", "no:cacheprovider", "-q", "--no-lab-run", "--lab-blind"]
     places = paths or (str(project / "scenarios"),)

@@ -90,6 +90,10 @@ def receive(receiver: socket.socket) -> Frame | None:
         raw, ancillary, _, address = receiver.recvmsg(LARGEST_FRAME, 256)
     except BlockingIOError:
         return None
+    except OSError as error:
+        if error.errno == errno.ENETDOWN:  # said once, when the interface goes down: nothing comes any more
+            return None
+        raise
     time_ns, partial = 0, False
     for level, kind, data in ancillary:
         if level == SOL_PACKET and kind == PACKET_AUXDATA:

@@ -63,9 +63,9 @@ class Leaks:
         """Before anything of the test is there."""
         self._before = None
         if self._every or FIXTURES & set(getattr(item, "fixturenames", ())):
+            self._look_at_late()
             self._before, self._memory_bytes = belongings.now(), belongings.memory_bytes()
             self._to_judge = True
-            self._look_at_late(self._before)
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -100,10 +100,10 @@ class Leaks:
         before, self._before = self._before, None
         self._end_scopes(nextitem)
         if before is not None and self._to_judge:
-            self._judge(item.nodeid, self._left(before))
+            self._judge(item.nodeid, *self._left(before))
         if nextitem is None and self._late:  # nothing comes in which to look again
             wait(closing.pending(), SETTLED_WITHIN_S)
-            self._look_at_late(belongings.now())
+            self._look_at_late()
         overdue, self._overdue = self._overdue, []
         if overdue:
             raise LeakError(_sentence(overdue), mend="close it where it is opened: `with`, or a fixture")
@@ -111,24 +111,25 @@ class Leaks:
             self._check_memory(item.nodeid)
         return result
 
-    def _judge(self, nodeid: str, left: Left) -> None:
+    def _judge(self, nodeid: str, left: Left, under_way: frozenset[Future[object]]) -> None:
         """Whose it is: a longer-lived fixture's, or perhaps the background's, or else it was leaked."""
         if left and self._adopted:
             innermost = max((owner for owner, _ in self._adopted.values()), key=len)
             self._adopted.update(dict.fromkeys(left, (innermost, nodeid)))
-        elif left and closing.pending():
-            self._late.append(Late(nodeid, left, closing.pending()))
+        elif left and under_way:
+            self._late.append(Late(nodeid, left, under_way))
         elif left:
             self._overdue.append(Late(nodeid, left, frozenset()))
 
-    def _left(self, before: frozenset[Thing]) -> Left:
-        """What is there now and was not; looked at again for a while where there is any."""
+    def _left(self, before: frozenset[Thing]) -> tuple[Left, frozenset[Future[object]]]:
+        """What is there now and was not, looked at again for a while; and what the lab was closing just before."""
         deadline = time.monotonic() + SETTLED_WITHIN_S
         collected = False
         while True:
+            under_way = closing.pending()
             left = [each for each in belongings.now() - before - self._adopted.keys() if not _stays(each)]
-            if not left or closing.pending() or time.monotonic() > deadline:
-                return {each: str(each) for each in left}
+            if not left or under_way or time.monotonic() > deadline:
+                return {each: str(each) for each in left}, under_way
             if not collected:
                 gc.collect()  # what only a cycle of references holds is no leak yet
                 collected = True
@@ -139,21 +140,21 @@ class Leaks:
         alive = {node.nodeid for node in following.listchain()} if following else set()
         ended = [(by, each) for each, (owner, by) in self._adopted.items() if owner not in alive]
         self._adopted = {each: about for each, about in self._adopted.items() if about[0] in alive}
+        under_way = closing.pending()
         there = belongings.now() if ended else frozenset()
         for by, group in groupby(sorted(ended), key=lambda each: each[0]):
             left = {each: str(each) for _, each in group if each in there}
-            self._late.append(Late(by, left, closing.pending()))
+            self._late.append(Late(by, left, under_way))
 
-    def _look_at_late(self, there: frozenset[Thing]) -> None:
-        """Once the lab has closed what it had to: what is still there of an earlier test was leaked by it."""
-        waiting = []
-        for late in self._late:
+    def _look_at_late(self) -> None:
+        """Once the lab has closed what it had to: what is there behind that, of an earlier test, was leaked by it."""
+        closed = [late for late in self._late if all(job.done() for job in late.closing)]
+        self._late = [late for late in self._late if late not in closed]
+        there = belongings.now() if closed else frozenset()
+        for late in closed:
             left = {each: words for each, words in late.left.items() if each in there and str(each) == words}
-            if left and not all(job.done() for job in late.closing):
-                waiting.append(late)
-            elif left:
+            if left:
                 self._overdue.append(Late(late.by, left, frozenset()))
-        self._late = waiting
 
     def _check_memory(self, nodeid: str) -> None:
         if belongings.memory_bytes() - self._memory_bytes < MEMORY_BYTES:

@@ -21,7 +21,7 @@ from lab.traffic.capture import Capture
 from lab.traffic.exchange import Exchanger, Received, raw_frames
 from lab.traffic.flight import Ears, Flight, fly
 from lab.traffic.stream import Stream
-from lab.traffic.trail import Trail
+from lab.traffic.trail import Trail, check_up
 
 if TYPE_CHECKING:
     from lab.traffic.flood import Floods
@@ -41,9 +41,10 @@ class Network(networks.Network):
     def send(self, stream: Stream, *, canary: bool = True) -> Delivery:
         """Sends a stream, and counts what arrives at its end.
 
-        Where nothing arrives, counters must show that the stream left its namespace: TrafficError when they do not,
-        so that no scenario passes because nothing was sent; `delivery.reached` says how far it came. `canary=False`
-        where a program at the sender's own egress is what stops it. See `canary` for more than that.
+        Where nothing arrives, counters must show that the stream left its namespace, and every interface on its way
+        must be up: TrafficError otherwise, so that no scenario passes because nothing could arrive; `delivery.reached`
+        says how far it came. `canary=False` where a program at the sender's own egress is what stops it. See `canary`
+        for more than that.
         """
         return self.send_all([stream], canary=canary)[0]
 
@@ -100,8 +101,8 @@ class Network(networks.Network):
 
         It ends when the kernel has nothing under way any more (2 to 3 ms), or after `within_s`; with `count`, only
         when so many have come in or the time is up. What XDP takes away before a socket sees it is not among them.
-        TrafficError when a frame did not even leave, and with `canary=False` it may be a program at the egress of `at`
-        that stopped it.
+        TrafficError when a frame did not even leave, or when none came in anywhere and an interface is down; with
+        `canary=False` that may be: a program at the egress of `at` stopped it.
         """
         if self._exchanger is None:
             self._exchanger = Exchanger(self.interfaces)
@@ -114,6 +115,8 @@ class Network(networks.Network):
                 f"exchange: only {received.left} of {received.offered} frames left {at}",
                 mend="canary=False if a program at this egress is meant to stop them",
             )
+        if canary and not any(received.values()):
+            check_up(self, (each.name for each in self.interfaces), "exchange")
         return received
 
     def packet_socket(self, name: str) -> socket.socket:
@@ -269,6 +272,7 @@ class Sending:
         journal.step("send", stream=flight.stream, delivery=delivery, begun=self._begun, ended=ended)
         if self._canary and not delivery.received:
             trail.check_left(delivery.offered)
+            trail.check_alive()
         note("delivery", {"stream": flight.stream.name, **delivery.as_dict()})
         return delivery
 

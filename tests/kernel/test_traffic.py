@@ -213,3 +213,18 @@ def test_iperf3_that_is_missing_says_how_to_get_it(net: Network, monkeypatch: py
     monkeypatch.setenv("PATH", "/nowhere")
     with pytest.raises(FeatureMissing, match="apt-get install iperf3"):
         net.iperf3("client", "server")
+
+
+@pytest.mark.topology(Topology.chain("client", "dut", "server"))
+def test_a_path_that_is_dead_behind_the_first_hop_is_an_error(net: Network) -> None:
+    """Frames leave the client, and a link behind the router is down: no stream, and no frame, is silently lost."""
+    stream = Stream.udp("client", "server", dst_port=9000, count=5)
+    frame = frames.udp(net, "client", "server", dst_port=9000)
+    assert net["server"].popen(["ip", "link", "set", "eth0", "down"]).wait() == 0
+    with pytest.raises(TrafficError, match=r"nothing arrived, and (dut|server)/eth\d is down"):
+        net.send(stream)
+    assert net.send(stream, canary=False).received == 0
+    assert net.exchange(frame, at="client/eth0")["dut/eth0"], "it came as far as the router"
+    assert net["dut"].popen(["ip", "link", "set", "eth0", "down"]).wait() == 0
+    with pytest.raises(TrafficError, match="exchange: nothing arrived, and .* is down"):
+        net.exchange(frame, at="client/eth0")
