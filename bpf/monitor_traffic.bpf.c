@@ -2,7 +2,7 @@
 /*
  * monitor_traffic: one row a flow, from what XDP, tc and the sockets each know: packets, bytes, flags, RTT, state.
  *
- * Four programs share the maps. A flow is a 5-tuple in both directions; each layer finds the same row by one lookup:
+ * Five programs share the maps. A flow is a 5-tuple in both directions; each layer finds the same row by one lookup:
  *   monitor_traffic   XDP           what comes in
  *   monitor_ingress   tc ingress    what comes in and is not of an interface with XDP; and how much reached the stack
  *   monitor_egress    tc egress     what goes out, but was not counted when it came in
@@ -32,7 +32,7 @@
  * MAPS
  *   flows        struct flow_key -> struct flow; 65536, or load(max_entries=...). When it is full those unused longest
  *                make room (LRU): counters of a flow that was evicted are gone, `ports` and `interfaces` keep theirs
- *   places       which interfaces were met: by ifindex, modulo the map's size, or one of the next 8
+ *   places       which interfaces were met: by ifindex, modulo the map's size, or one of the next 7
  *   interfaces   packets and bytes by place * LAYERS + layer; per CPU
  *   ports        what went to the port of a service, TCP or UDP, and came from it; per CPU. It is the port to which
  *                the first packet of the flow went
