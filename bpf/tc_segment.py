@@ -31,8 +31,8 @@ from lab.model.table import Table
 policies = load_module(Path(__file__).with_name("tc_segment_policy.py"))
 Policy, PolicyError, Rule, read = policies.Policy, policies.PolicyError, policies.Rule, policies.read
 
-WAYS, GROUP, PER_BUCKET = 8, 1024, 4.8
-"""Of a bucket; buckets under one lock; sessions a bucket, so that one in millions finds no room."""
+WAYS, GROUP, PER_BUCKET, SPARE = 8, 1024, 4.8, 4
+"""Sessions of a bucket; buckets under one lock; sessions a bucket, so that one in millions finds no room; of a few."""
 SESSION_BYTES = 64
 RULES, BITMAPS, RULE_SLOTS, FIRST_RULE, TEXT_BYTES = 1024, 4096, 4096, 3, 262_144
 WORD_BITS, BITMAP_BYTES = 64, 128
@@ -50,8 +50,8 @@ PASSED = ("IN_SESSION", "OPENED", "RELATED", "STATELESS", "NEIGHBOUR", "FRAGMENT
 
 def sized(sessions: int) -> dict[str, Any]:
     """Arguments for load(): room for so many sessions at once, about 110 bytes each, with a hash seed of its own."""
-    buckets = max(1, -(-sessions // int(PER_BUCKET)) if sessions < WAYS * GROUP else int(sessions / PER_BUCKET) + 1)
-    whole = -(-buckets // GROUP) * GROUP if buckets >= GROUP else 1 << (buckets - 1).bit_length()
+    buckets = -(-sessions // SPARE) if sessions < SPARE * GROUP else int(sessions / PER_BUCKET) + 1
+    whole = -(-buckets // GROUP) * GROUP if buckets > GROUP else 1 << (buckets - 1).bit_length()
     return {
         "bucket_count": whole,
         "hash_seed": secrets.randbits(32),

@@ -472,8 +472,9 @@ def test_as_many_sessions_as_promised(own_bed: Any) -> None:
     """Room for 5,000 is room for 5,000: none finds its places taken."""
     made = own_bed(POLICY + "full: closed\n", sessions=5_000)
     frame = bytes(udp(4, 1, src="10.1.0.0"))
-    frames = [frame[:28] + (n >> 8).to_bytes(1, "big") + bytes([n & 255]) + frame[30:] for n in range(5_000)]
-    made.program.programs["segment_ingress"].run_many([b"".join((each[:24], b"\0\0", each[26:])) for each in frames])
+    host = 28  # in the frame: the last two bytes of the source address
+    frames = [frame[:host] + number.to_bytes(2, "big") + frame[host + 2 :] for number in range(5_000)]
+    made.program.programs["segment_ingress"].run_many(frames)
     assert made.segment.count_sessions() == 5_000
     assert made.count("NO_ROOM") == 0
 
