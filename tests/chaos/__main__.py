@@ -14,7 +14,7 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from tests.chaos import room
+from tests.chaos import misfortunes, room
 from tests.chaos.rounds import Round, Told
 from tests.chaos.victims import PROJECT
 
@@ -35,8 +35,12 @@ def main() -> int:
     started = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="bpflab-chaos-", ignore_cleanup_errors=True) as folder:
         os.environ["CHAOS_CACHE"] = os.environ.get("XDG_CACHE_HOME", str(Path.home() / ".cache"))
-        tests = _collected()
-        told = _told(asked, Path(folder), tests, started + asked.within)
+        try:
+            told = _told(asked, Path(folder), _collected(), started + asked.within)
+        except KeyboardInterrupt:
+            return 130
+        finally:
+            misfortunes.sweep(Path(folder))
     return _report(told, asked, time.monotonic() - started)
 
 

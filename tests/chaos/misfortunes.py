@@ -8,8 +8,11 @@ import resource
 import signal
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import ClassVar
+
+from lab.wait import wait_until
 
 MEMORY_CGROUPS = Path("/sys/fs/cgroup/memory")
 MIB = 1 << 20
@@ -70,7 +73,7 @@ class OutOfMemory(Misfortune):
     """A memory cgroup that is too small: the kernel's own allocations fail, or its OOM killer comes."""
 
     def prepare(self, folder: Path) -> None:
-        self._group = MEMORY_CGROUPS / f"chaos-{folder.name}-{os.getpid()}-{Path('/proc/self/ns/pid').stat().st_ino}"
+        self._group = MEMORY_CGROUPS / f"{folder.parent.name}-{folder.name}"
         self._group.mkdir()
         (self._group / "memory.limit_in_bytes").write_text(str(self.dice.randrange(4 * MIB, 80 * MIB)))
 
@@ -118,6 +121,19 @@ class ClosedOutput(Misfortune):
         os.close(self._writer)
         if self._reader >= 0:
             os.close(self._reader)
+
+
+def sweep(folder: Path) -> None:
+    """What rounds that were broken off left of memory cgroups; their processes are dead or dying."""
+    groups = list(MEMORY_CGROUPS.glob(f"{folder.name}-*"))
+    for each in groups:
+        wait_until(partial(_removed, each), within_s=5, what=f"the end of {each.name}")
+
+
+def _removed(group: Path) -> bool:
+    with suppress(OSError):
+        group.rmdir()
+    return not group.exists()
 
 
 def every() -> tuple[type[Misfortune], ...]:

@@ -48,6 +48,8 @@ def enter(work: Callable[[Room], int]) -> int:
         mount("proc", "/proc", "proc")
         mount("bpf", "/sys/fs/bpf", "bpf")
         status = work(Room(_interfaces(), proc))
+    except KeyboardInterrupt:
+        status = 130
     except BaseException:
         traceback.print_exc()
     finally:
