@@ -59,7 +59,8 @@ class Explainer:
     ) -> Generator[None, object, object]:
         """As soon as the network is up, what happens in it is recorded."""
         made = yield
-        if fixturedef.argname == "net" and journal_of(request.node).clock is not None:
+        own = (fixturedef.argname, fixturedef.scope) == ("net", "function")
+        if own and journal_of(request.node).clock is not None:
             self._record(made, request.node)
         return made
 
@@ -108,17 +109,20 @@ class Explainer:
 
     def _explain(self, item: pytest.Item, error: pytest.ExceptionInfo[BaseException]) -> str:
         """What a terminal shows. An explanation that fails itself says so, and never hides the failure."""
+        try:
+            return self._told(item, error)
+        except Exception as trouble:
+            return f"could not be explained: {type(trouble).__name__}: {trouble}"
+
+    def _told(self, item: pytest.Item, error: pytest.ExceptionInfo[BaseException]) -> str:
         from lab.failure.findings import findings, headline
         from lab.failure.text import to_text
         from lab.plugin.scene import Scene
 
         journal = journal_of(item)
-        try:
-            scene = Scene(journal, error, item.path, self._comparison, self._net, self._recorder)
-            evidence = scene.evidence()
-            found = findings(evidence)
-        except Exception as trouble:
-            return f"could not be explained: {type(trouble).__name__}: {trouble}"
+        scene = Scene(journal, error, item.path, self._comparison, self._net, self._recorder)
+        evidence = scene.evidence()
+        found = findings(evidence)
         sentence = headline(evidence, found)
         kept = self._keep(item, journal, sentence, {each.name: each.lines for each in evidence.maps})
         rows = [each.as_dict() for each in found]

@@ -26,6 +26,7 @@ from lab.replay.script import Script, script_of, topology_as_dict, topology_from
 from lab.report.failure import explained
 from lab.traffic.pcapng import Packet, pcapng_of
 
+pytest_plugins = ["pytester"]
 ENDS = {"src": "10.0.0.1", "dst": "10.0.0.2"}
 
 
@@ -224,3 +225,17 @@ def test_a_pcapng_of_several_interfaces_can_be_read(tmp_path: Path) -> None:
     file.write_bytes(b"".join(pcapng_of(["a/eth0", "b/eth0"], packets)))
     (read,) = PcapNgReader(str(file))
     assert (bytes(read), read.sniffed_on, read.comment) == (frame, "b/eth0", b"last seen here: dropped")
+
+
+def test_an_explanation_that_fails_hides_nothing(pytester: pytest.Pytester) -> None:
+    """The assertion is shown as ever, and one line says why it could not be explained."""
+    pytester.makeconftest("""
+        import lab.plugin.scene, pytest
+
+        @pytest.fixture
+        def bpf(monkeypatch):
+            monkeypatch.setattr(lab.plugin.scene.Scene, "evidence", lambda scene: 1 / 0)
+        """)
+    pytester.makepyfile("def test_it(bpf): assert 1 == 2")
+    result = pytester.runpytest_subprocess("--no-lab-run")
+    result.stdout.fnmatch_lines(["*assert 1 == 2*", "*could not be explained: ZeroDivisionError*"])
