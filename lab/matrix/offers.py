@@ -56,7 +56,7 @@ def ask(kernel: Kernel) -> dict[str, Offer]:
 def unexpected(columns: Mapping[str, Mapping[str, Offer]]) -> list[str]:
     """A sentence for each feature that a kernel lacks though it is younger than the feature."""
     return [
-        f"{release}: no {name}, which came with {FEATURES[name].since} ({offer.detail})"
+        f"{release}: no {name}, which came with {FEATURES[name].since or 'every version'} ({offer.detail})"
         for release, offers in columns.items()
         for name, offer in offers.items()
         if offer.answer != "yes" and came_before(FEATURES[name], release)
