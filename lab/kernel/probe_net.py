@@ -59,11 +59,15 @@ def loaded(program: TinyProgram) -> Iterator[int]:
         os.close(descriptor)
 
 
+KINDS = ("netkit", "vlan", "vxlan", "bridge")
+"""Each has two interface numbers of its own: netkit comes as a pair, and all may be there at once."""
+
+
 def interface(scratch: Scratch, kind: str) -> None:
     """A device of this kind: EOPNOTSUPP ("Unknown device type") where there is none."""
     data = {"vlan": struct.pack("=HHHH", 6, IFLA_VLAN_ID, 7, 0), "vxlan": u32(IFLA_VXLAN_ID, 7)}
     lower = scratch.veth if kind == "vlan" else 0
-    place = 110 + len(kind) * 2
+    place = 110 + 2 * KINDS.index(kind)
     with absent_on(errno.EOPNOTSUPP):
         scratch.add_interface(kind, place, data.get(kind, b""), lower=lower)
 
