@@ -85,6 +85,18 @@ def test_rules(net, bpf, bench, group, rules):
     assert redirect.outcomes(program.maps)["REDIRECTED"] > 100
 
 
+@pytest.mark.parametrize("open_ones", (1, 4_096, 65_536, 1_048_576))
+def test_redirects(net, bpf, bench, group, open_ones):
+    """ns more for a redirected connect() while so many other redirected connections are open."""
+    program = prepared(bpf, max_entries={"redirects": 2 * open_ones + 1024})
+    program.maps["redirects"].update({key: {} for key in range(1 << 40, (1 << 40) + open_ones - 1)})
+    with net["client"].enter():
+        operation = refused(socket.AF_INET, ("127.0.0.1", WANTED))
+        subject = f"IPv4 connect, redirected, {open_ones:,} open"
+        bench.overhead(operation, attaching(program, group), program=NAME, subject=subject)
+    assert redirect.outcomes(program.maps)["REDIRECTED"] > 100
+
+
 @families
 @pytest.mark.parametrize("port", (WANTED, OTHER), ids=("redirected", "direct"))
 def test_sendto(net, bpf, bench, group, ip, port):

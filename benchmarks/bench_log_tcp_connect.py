@@ -72,6 +72,18 @@ def test_overhead_of_a_connection(net, bpf, bench, ip):
     assert added.mean < 20_000
 
 
+@pytest.mark.parametrize("under_way", (1, 4_096, 65_536, 1_048_576))
+def test_overhead_among_many(net, bpf, bench, under_way):
+    """ns that a connection takes longer while so many others, which nobody answers, are under way."""
+    program = log.load(bpf, connections=2 * under_way + 1024)
+    program.maps["connecting"].update({key: {} for key in range(1, under_way)})
+    subject = f"IPv4, a connection, {under_way:,} under way"
+    with listening(net, 4) as connect:
+        bench.overhead(connect, attaching(program), program="log_tcp_connect", subject=subject)
+    assert log.totals(program)[log.Total.CONNECTED] > 1_000
+    assert log.lost(program) == log.totals(program)[log.Total.NO_ROOM] == 0
+
+
 def test_overhead_of_a_refused_connection(net, bpf, bench):
     """ns that connect() to a closed port takes longer."""
     program = log.load(bpf)

@@ -12,6 +12,7 @@ import pytest
 
 from lab import Topology
 from lab.bpf.companion import companion
+from lab.bpf.syscalls import numbers
 
 trace = companion("trace_syscall")
 
@@ -47,6 +48,17 @@ def test_overhead_of_a_cheap_call(bpf, bench, subject):
     assert bool(counted) == subject.startswith("getppid, counted")
     assert trace.lost(program) == 0
     assert added.mean < 2_000
+
+
+@pytest.mark.parametrize("known", (1, 4_096, 65_536, 1_048_576))
+def test_overhead_among_many_lines(bpf, bench, known):
+    """ns that getppid() takes longer where so many lines of process and call are in the table."""
+    program = trace.load(bpf, own=True, entries=2 * known + 4096)
+    program.maps["stats"].update({(1 << 24 | number >> 8, number & 255): {} for number in range(known - 1)})
+    subject = f"getppid, counted, {known:,} line{'s' * (known > 1)}"
+    bench.overhead(os.getppid, attaching(program), program="trace_syscall", subject=subject)
+    assert program.maps["stats"].total((os.getpid(), numbers()["getppid"])).calls > 1_000
+    assert trace.lost(program) == 0
 
 
 @pytest.mark.parametrize("network", (True, False), ids=("told", "counted"))

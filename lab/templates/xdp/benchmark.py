@@ -6,6 +6,7 @@ from typing import Any
 
 from lab import Mode, Topology
 from lab.bench.path import Path
+from lab.bench.workload import Workload
 from lab.traffic import frames
 
 PAIR = Topology.pair("client", "server")
@@ -13,10 +14,15 @@ PATH = Path(PAIR, source="client/eth0", at="server/eth0", sink="server/eth0", mo
 FRAME = frames.udp(PAIR, "client", "server", dst_port=9, payload=bytes(22))
 
 
+def workload_passed(bpf: Any) -> Workload:
+    """UDP, let through: what `lab compare` repeats."""
+    return Workload(bpf.load("new_program", dropped_protocol=1), FRAME)
+
+
 def test_cost(bpf: Any, bench: Any) -> None:
-    """ns per packet, at one flow and at 65,536."""
-    program = bpf.load("new_program", dropped_protocol=1)
-    for measured in bench.cost(program, FRAME, flows=[1, 65_536]):
+    """ns per packet, by number of flows."""
+    made = workload_passed(bpf)
+    for measured in bench.cost(made.program, made.frame, flows=[1, 4_096, 65_536, 1_048_576]):
         assert measured.p50 < 1000
 
 
