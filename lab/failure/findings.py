@@ -13,17 +13,19 @@ SHOWN_SENDINGS, SHOWN_DIFFERENCES, SHOWN_ENTRIES, SHOWN_VERDICTS = 6, 8, 6, 8
 
 def findings(evidence: Evidence) -> list[Finding]:
     """Everything that was found; never empty where anything is known."""
+    losses = tuple(map(_loss, evidence.losses))
     every = (
         Finding("Likely", tuple(diagnose(evidence))),
         Finding("The verifier said", evidence.verifier),
+        Finding("Frames are not what was expected", evidence.frame_differences, SHOWN_DIFFERENCES),
+        Finding("Maps", tuple(_accused_maps(evidence)), SHOWN_ENTRIES),
         Finding("On the way", tuple(_ways(evidence)), SHOWN_SENDINGS),
         Finding("Sent and arrived", tuple(_frames(evidence)), SHOWN_DIFFERENCES),
-        Finding("Maps", tuple(_accused_maps(evidence)), SHOWN_ENTRIES),
         Finding("Verdicts", tuple(_verdicts(evidence)), SHOWN_VERDICTS),
         Finding("Not looked at", evidence.remarks),
+        Finding("Lost in the whole scenario", losses, 0 if evidence.sendings else SHOWN_SENDINGS),
         Finding("Other maps, as they were", tuple(_other_maps(evidence)), 0),
         Finding("Attached", evidence.attached, 0),
-        Finding("Lost in the whole scenario", tuple(map(_loss, evidence.losses)), 0),
         Finding("Interfaces", tuple(map(_counted, evidence.counters)), 0),
         Finding("The verifier's whole log", tuple(evidence.verifier_log.splitlines()), 0),
     )
@@ -31,9 +33,16 @@ def findings(evidence: Evidence) -> list[Finding]:
 
 
 def headline(evidence: Evidence, found: list[Finding]) -> str:
-    """The one sentence that says most."""
-    first = found[0].lines[0] if found and found[0].shown else ""
-    return first.strip() or evidence.error
+    """The one sentence that says most: a guess, a refusal, a difference, a loss; or else the error."""
+    for each in found:
+        if each.title in ("Likely", "The verifier said", "Frames are not what was expected"):
+            return each.lines[0].strip()
+    if evidence.map_differences:
+        return next(_accused_maps(evidence))
+    for sending in evidence.sendings:
+        if sending.accused and sending.lost:
+            return ": ".join(line.strip() for line in list(_way(sending))[:2])
+    return evidence.error
 
 
 def _ways(evidence: Evidence) -> Iterator[str]:
@@ -72,7 +81,6 @@ def _loss(loss: Loss) -> str:
 
 
 def _frames(evidence: Evidence) -> Iterator[str]:
-    yield from evidence.frame_differences
     for sending in evidence.sendings:
         if sending.differences and (sending.accused or sending.lost):
             yield f"{sending.name}, the first frame:"
@@ -81,8 +89,7 @@ def _frames(evidence: Evidence) -> Iterator[str]:
 
 def _accused_maps(evidence: Evidence) -> Iterator[str]:
     for name, lines in evidence.map_differences:
-        yield f"{name}:"
-        yield from (f"    {line}" for line in lines)
+        yield from (f"map {name}: {' '.join(line.split())}" for line in lines)
     told = {name for name, _ in evidence.map_differences}
     for each in evidence.maps:
         if each.accused and each.name not in told:

@@ -151,7 +151,8 @@ class Explainer:
         except LabError as error:
             return Kept(sentence=str(error))
         command = f"lab replay {name}" if script.steps else ""
-        again = f"Again: {command}" if command else f"No replay: {'; '.join(script.remarks)}"
+        why_not = "; ".join(script.remarks) or "nothing was loaded, run or sent by the lab's own means"
+        again = f"Again: {command}" if command else f"No replay: {why_not}"
         return Kept(command, str(folder), f"{again}\nFrames, object and maps: {folder}")
 
 

@@ -111,11 +111,13 @@ class Recorder:
 
     def pause(self) -> None:
         """Writes nothing until `resume`."""
-        self._program.globals["recording"] = 0
+        with journal():
+            self._program.globals["recording"] = 0
 
     def resume(self) -> None:
         """Goes on."""
-        self._program.globals["recording"] = 1
+        with journal():
+            self._program.globals["recording"] = 1
 
     @contextmanager
     def watching(self, net: Network) -> Iterator[Recorder]:

@@ -239,3 +239,14 @@ def test_an_explanation_that_fails_hides_nothing(pytester: pytest.Pytester) -> N
     pytester.makepyfile("def test_it(bpf): assert 1 == 2")
     result = pytester.runpytest_subprocess("--no-lab-run")
     result.stdout.fnmatch_lines(["*assert 1 == 2*", "*could not be explained: ZeroDivisionError*"])
+
+
+def test_the_headline_is_the_difference_that_failed() -> None:
+    """Of a map assertion the entry, of an accused stream the loss and its reason; never a stream that arrived."""
+    arrived = Sending("udp a to b:1", 5, 5, "a", "b", accused=True)
+    by_map = Evidence("E", sendings=(arrived,), map_differences=(("seen", ("different   1: expected 5, is 6",)),))
+    assert headline(by_map, findings(by_map)) == "map seen: different 1: expected 5, is 6"
+
+    lost = Sending("udp a to b:1", 5, 0, "a", "b", losses=(Loss("dropped", "b/eth0", "XDP", "f", 5),), accused=True)
+    by_loss = Evidence("E", sendings=(arrived, lost))
+    assert headline(by_loss, findings(by_loss)) == "udp a to b:1: 0 of 5 arrived: 5 dropped at b/eth0: XDP (in f)"
