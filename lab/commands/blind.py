@@ -14,7 +14,7 @@ from lab.project import find_project
 
 
 @click.command("blind")
-@click.argument("paths", nargs=-1, type=click.Path(exists=True))
+@click.argument("paths", nargs=-1)
 def command(paths: tuple[str, ...]) -> int:
     """Run each scenario with its program replaced by one that passes everything, and by one that drops everything.
 
@@ -25,6 +25,6 @@ def command(paths: tuple[str, ...]) -> int:
     if lacking := capabilities.lacking():
         raise NeedsRoot(f"blind: it needs root, or {', '.join(lacking)}", mend="sudo lab blind")
     project = find_project(Path.cwd())
-    options = ["-p", "no:randomly", "-p", "no:cacheprovider", "-q", "--no-lab-run", "--lab-blind"]
+    options = ["-p", "no:randomly", "-p", "no:cacheprovider", "-qq", "--no-lab-run", "--lab-blind"]
     places = paths or (str(project / "scenarios"),)
     return subprocess.run([sys.executable, "-m", "pytest", *options, *places]).returncode

@@ -70,7 +70,7 @@ def test_what_stays_green_is_listed(tmp_path: Path) -> None:
         "test_hollow": "stays green when its program would pass and when it would drop everything",
         "test_sharp_with_a_needless_mark": "turns red both times: it needs no @pytest.mark.blind",
     }, done.stdout + done.stderr
-    counts = json.loads(lines[-1])
+    counts = json.loads(done.stdout.splitlines()[-1])
     assert (counts["scenarios"], counts["with_a_program"], counts["said_why"], counts["wrong"]) == (7, 6, 1, 3)
     assert done.returncode == 1
 
