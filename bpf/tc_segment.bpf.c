@@ -65,13 +65,13 @@
  *   rule_stats           sessions, packets and bytes by rule; 1 and 2 are the defaults; per CPU
  *   events               ring buffer of struct event: what rules with `log` decided
  *
- * KERNEL 5.15 or later by what it uses (spin locks in tc, ring buffer, atomic map-in-map); tried on 6.18.
+ * KERNEL 5.13 or later by what it uses (structs handed to global functions); tried on 6.18 alone.
  *
  * NOT HANDLED
  *   TCP windows: of an allowed session any sequence number passes (resets must be near). Network address translation
  *   between two interfaces that are both watched. The same addresses in two VLANs or namespaces are one workload.
  *   Sessions that other protocols speak of (FTP, SIP). Tunnels: the outer packet is judged. Frames beyond 64 KiB (BIG
- *   TCP): MALFORMED. Denied packets are dropped silently, without a reset or an ICMP error.
+ *   TCP): MALFORMED. Denied packets are dropped silently, without a reset or an ICMP error. Big-endian machines.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>
