@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,7 +12,12 @@ from lab.errors import NeedsRoot
 from lab.failure.text import printable
 from lab.project import find_project
 
+if TYPE_CHECKING:
+    from lab.replay.again import Outcome
+
 MOST_SHOWN = 40
+MAP = "map "
+"""How the outcome of a map begins."""
 
 
 @click.command("replay")
@@ -34,13 +41,7 @@ def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> 
         raise NeedsRoot(f"replay {found.id}: namespaces and BPF programs need root", mend=f"sudo lab replay {found.id}")
     _say([found.nodeid, f"  at the failure: {found.headline}"])
     done = replay(found, now=now)
-    _say(
-        [
-            f"{'as before ' if each.is_same else 'OTHERWISE '} {each.what}: {each.now}"
-            + ("" if each.is_same else f" (then: {each.then})")
-            for each in done.outcomes
-        ]
-    )
+    _say(_outcomes(done.outcomes))
     _say([f"lost        {each}" for each in done.losses])
     _say(
         [
@@ -61,6 +62,18 @@ def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> 
         return 1
     click.echo(f"It comes out otherwise: {len(done.outcomes) - same} of {len(done.outcomes)} outcomes differ.")
     return 0
+
+
+def _outcomes(outcomes: Sequence[Outcome]) -> list[str]:
+    """One line each; maps that hold the same are one."""
+    lines = []
+    for each in outcomes:
+        if not each.is_same:
+            lines.append(f"OTHERWISE   {each.what}: {each.now or 'nothing'} (then: {each.then or 'nothing'})")
+        elif not each.what.startswith(MAP):
+            lines.append(f"as before   {each.what}: {each.now}")
+    same = sum(each.is_same and each.what.startswith(MAP) for each in outcomes)
+    return lines + ([f"as before   what {same} map{'s' if same > 1 else ''} held"] if same else [])
 
 
 def _say(lines: list[str]) -> None:

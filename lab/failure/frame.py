@@ -73,6 +73,18 @@ def read_frame(raw: bytes, *, ethernet: bool = True, length: int = 0) -> Frame:
         return Frame(length)
 
 
+def without_id(raw: bytes) -> bytes:
+    """The frame with the IPv4 header's id and checksum zero: of its own answers the kernel chooses the id."""
+    try:
+        ethertype, packet = _behind_tags(raw)
+    except (struct.error, IndexError):
+        return raw
+    if ethertype != IPV4 or len(packet) < 12:
+        return raw
+    cleared = packet[:4] + b"\0\0" + packet[6:10] + b"\0\0" + packet[12:]
+    return raw[: len(raw) - len(packet)] + cleared
+
+
 def _behind_tags(raw: bytes) -> tuple[int, bytes]:
     at = 12
     while (ethertype := struct.unpack_from("!H", raw, at)[0]) in VLAN:

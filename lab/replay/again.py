@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lab.bpf.loading import Wishes, load_file
 from lab.bpf.map import Table
 from lab.errors import LabError, RunError
-from lab.failure.frame import read_frame
+from lab.failure.frame import read_frame, without_id
 from lab.model.action import Direction, Mode
 from lab.replay.folder import Failure
 from lab.replay.script import topology_from_dict, unplain
@@ -306,10 +306,10 @@ def _came_in(received: Mapping[str, Sequence[str]]) -> str:
 
 
 def _mark(frames: Sequence[str]) -> str:
-    """Few letters that stand for the frames."""
+    """Few letters that stand for the frames, but for their IPv4 ids."""
     import zlib
 
-    return f"{zlib.crc32(''.join(frames).encode()):08x}"
+    return f"{zlib.crc32(b''.join(without_id(bytes.fromhex(each)) for each in frames)):08x}"
 
 
 def _compare_maps(failure: Failure, stage: _Stage, done: Replayed) -> None:

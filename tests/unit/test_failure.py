@@ -16,7 +16,7 @@ from lab.failure.diagnosis import diagnose
 from lab.failure.evidence import Comparison, Evidence, Loss, MapContent, Sending
 from lab.failure.finding import Finding
 from lab.failure.findings import findings, headline
-from lab.failure.frame import read_frame
+from lab.failure.frame import read_frame, without_id
 from lab.failure.text import MOST_LINES, to_text
 from lab.model.journal import journal, now, step
 from lab.net.spec import NamespaceSpec, Route, Veth
@@ -69,6 +69,15 @@ def test_half_a_frame_is_read_as_far_as_it_goes(length: int) -> None:
     """No frame is too short to be read."""
     raw = bytes(ether() / IP(**ENDS) / TCP())[:length]
     assert read_frame(raw).length == len(raw)
+
+
+def test_two_frames_that_differ_in_their_id_are_one() -> None:
+    """Id and checksum of IPv4 are left out, the time to live is not; behind a VLAN tag as well."""
+    one, other, third = (
+        bytes(ether() / Dot1Q(vlan=3) / IP(**ENDS, id=number, ttl=ttl) / UDP())
+        for number, ttl in ((1, 9), (2, 9), (1, 8))
+    )
+    assert without_id(one) == without_id(other) != without_id(third)
 
 
 # ---- Guesses ----
