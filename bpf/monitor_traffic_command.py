@@ -18,7 +18,15 @@ import click
 from lab.bpf.companion import load_module
 from lab.errors import LabError
 from lab.host import showing
-from lab.host.options import Stopped, knob_parameter, opened, place_parameters, seconds, until_told_to_stop
+from lab.host.options import (
+    Stopped,
+    knob_parameter,
+    opened,
+    place_parameters,
+    seconds,
+    stop_held,
+    until_told_to_stop,
+)
 from lab.host.place import interface_names
 
 SORTED_BY = ("rate", "bytes", "packets", "rtt", "retransmits", "last")
@@ -152,6 +160,10 @@ class Monitor:
     def step(self) -> Any:
         """The next sample, of a period that is not much shorter than it should be: rates of an instant say nothing."""
         time.sleep(max(0.0, self._taken + SHORTEST * self._values["every"] - time.monotonic()))
+        with stop_held():  # a callback of libbpf's would swallow it
+            return self._step()
+
+    def _step(self) -> Any:
         self._taken = time.monotonic()
         self.sample = sample = self.sampler.take()
         self._recent.extend(sample.events[-RECENT_EVENTS:])
