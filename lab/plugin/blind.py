@@ -14,7 +14,7 @@ import os
 import signal
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -27,6 +27,7 @@ from _pytest.runner import runtestprotocol
 SWITCH = "LAB_BLIND"  # of lab.bpf.blind, which is not imported for its name alone
 PASSES = ("pass", "drop")
 SIGNS = {"red": ".", "green": "G", "skipped": "s", "kept": "K"}
+PATIENCE_S = 1.0
 LONGEST_S = 20
 """For one scenario: without its program it may wait for what never comes."""
 
@@ -98,7 +99,7 @@ class Blind:
         mark = item.get_closest_marker("blind")
         kept = self.seen.setdefault(scenario_of(item), Blinded(mark.args[0] if mark else None))
         before = len(self._lines())
-        with _at_most(LONGEST_S):
+        with _at_most(LONGEST_S), _impatient(getattr(item, "module", None)):
             reports = runtestprotocol(item, log=False, nextitem=nextitem)
         lines = self._lines()[before:]
         kept.loads |= bool(lines) or self._uses_loaded(item)
@@ -182,6 +183,24 @@ def _switched(value: str) -> Iterator[None]:
         yield
     finally:
         del os.environ[SWITCH]
+
+
+@contextmanager
+def _impatient(module: Any) -> Iterator[None]:
+    """The scenario's own waits, for what a blind program never brings, are short; those of the lab are not touched."""
+    patient = getattr(module, "wait_until", None)
+    if patient is None:
+        yield
+        return
+
+    def wait_until(condition: Callable[[], Any], *, within_s: float = PATIENCE_S, what: str) -> Any:
+        return patient(condition, within_s=min(within_s, PATIENCE_S), what=what)
+
+    module.wait_until = wait_until
+    try:
+        yield
+    finally:
+        module.wait_until = patient
 
 
 @contextmanager
