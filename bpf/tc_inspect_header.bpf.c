@@ -310,11 +310,14 @@ static __always_inline void count(enum outcome outcome)
 /* Moves the window to the next header. A function of its own: rare, and called from many places. */
 static __noinline long slide(struct __sk_buff *skb, struct work *work)
 {
-	__u32 bytes = skb->len - work->at;
+	__u32 left = skb->len - work->at, bytes = left - 1;
 
-	if (bytes > WINDOW)
-		bytes = WINDOW;
-	if (!bytes || bpf_skb_load_bytes(skb, work->at, work->window, bytes))
+	/* One less than there are, and then one more: "not 0" bounds nothing before Linux 6.8, an addition does. */
+	if (bytes > WINDOW - 1)
+		bytes = WINDOW - 1;
+	asm volatile("" : "+r"(bytes));
+	bytes += 1;
+	if (!left || bpf_skb_load_bytes(skb, work->at, work->window, bytes))
 		return -1;
 	work->start = work->at;
 	work->held = bytes;
