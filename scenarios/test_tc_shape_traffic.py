@@ -334,8 +334,9 @@ def shaped(net: Any, bpf: Any, half: str, **knobs: Any) -> Iterator[Shaped]:
 def within_five_percent(path: Shaped, measure: Callable[[], tuple[float, float]]) -> None:
     """`measure` gives what was reached, as a part of what was set, and in how many seconds.
 
-    Where it is more or less than it may be, it counts as long as the processes have not waited for a CPU as long as it
-    takes to send the difference. Then the machine is too busy to tell, and it is measured again, TRIES times in all.
+    Where it is more or less than it may be, it counts, unless the processes have waited for a CPU half as long as it takes
+    to send the difference (the kernel's own threads wait, too, and are not among them). Then the machine is too busy to
+    tell, and it is measured again, TRIES times in all.
     """
     for _ in range(TRIES):
         before = path.waited_s()
@@ -343,7 +344,7 @@ def within_five_percent(path: Shaped, measure: Callable[[], tuple[float, float]]
         if 0.95 <= reached <= 1.05:
             return
         waited = path.waited_s() - before
-        assert waited > abs(1 - reached) * seconds, f"{reached:.1%} of the rate, and only {waited:.3f} s without a CPU"
+        assert 2 * waited > abs(1 - reached) * seconds, f"{reached:.1%} of the rate, and {waited:.3f} s without a CPU"
     pytest.fail(f"{reached:.1%} of the rate in the last of {TRIES} tries, {waited:.3f} s of it without a CPU")
 
 
