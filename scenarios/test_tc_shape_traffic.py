@@ -334,9 +334,9 @@ def shaped(net: Any, bpf: Any, half: str, **knobs: Any) -> Iterator[Shaped]:
 def within_five_percent(path: Shaped, measure: Callable[[], tuple[float, float]]) -> None:
     """`measure` gives what was reached, as a part of what was set, and in how many seconds.
 
-    Where it is more or less than it may be, it counts, unless the processes have waited for a CPU half as long as it takes
-    to send the difference (the kernel's own threads wait, too, and are not among them). Then the machine is too busy to
-    tell, and it is measured again, TRIES times in all.
+    Where it is more or less than it may be, it counts, unless the processes have waited for a CPU half as long as it
+    takes to send the difference (the kernel's own threads wait, too, and are not among them). Then the machine is too
+    busy to tell, and it is measured again, TRIES times in all.
     """
     for _ in range(TRIES):
         before = path.waited_s()
