@@ -8,16 +8,16 @@ counts.eventually().has(key, {"packets": 3})    # retries until it holds, shows 
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from lab.bpf import blind
 from lab.bpf.layout import Layout
 from lab.bpf.record import PerCpu, add
 from lab.bpf.show import shorten, show_entries
 from lab.errors import MapError, NeedsRoot
-from lab.kernel import bpf, libbpf
+from lab.kernel import bpf, capabilities, libbpf
 from lab.model.journal import step
 
 if TYPE_CHECKING:
@@ -107,7 +107,7 @@ class Map:
         number = error.errno or 0
         if self.fd < 0:
             return MapError(f"{what}: its program is closed", mend="use the map before the program is closed")
-        if number == errno.EPERM and os.geteuid():
+        if number == errno.EPERM and capabilities.lacking():
             return NeedsRoot(f"{what}: not permitted", mend="run as root, or with CAP_BPF")
         return MapError(what, kernel=libbpf.sentence(number), mend=self._mend(verb, number))
 
@@ -223,7 +223,7 @@ class Table(Map, MutableMapping[Any, Any]):
         """`map.eventually().has(key, value)`: assertions that are tried until they hold or the time is up."""
         from lab.bpf.matcher import Eventually
 
-        return Eventually(self, within_s)
+        return Eventually(self, blind.patience_s(within_s))
 
     def as_read(self, value: Any) -> Any:
         """What reading gives after `value` was written: an enum's member for its name, an address for its text."""

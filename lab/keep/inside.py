@@ -31,9 +31,7 @@ def become(kept: str, namespace: str, netns_fd: int, argv: Sequence[str]) -> NoR
     try:
         os.execvpe(command[0], command, environment)
     except OSError as error:
-        raise LabError(
-            f"shell: {command[0]}: {error.strerror}", mend="lab shell NAME NAMESPACE COMMAND …"
-        ) from error
+        raise LabError(f"shell: {command[0]}: {error.strerror}", mend="lab shell NAME NAMESPACE COMMAND …") from error
 
 
 def _shell(namespace: str, environment: dict[str, str]) -> list[str]:
