@@ -226,5 +226,5 @@ def test_a_path_that_is_dead_behind_the_first_hop_is_an_error(net: Network) -> N
     assert net.send(stream, canary=False).received == 0
     assert net.exchange(frame, at="client/eth0")["dut/eth0"], "it came as far as the router"
     assert net["dut"].popen(["ip", "link", "set", "eth0", "down"]).wait() == 0
-    with pytest.raises(TrafficError, match="exchange: nothing arrived, and .* is down"):
+    with pytest.raises(TrafficError, match=r"exchange: nothing arrived, and .* is down"):
         net.exchange(frame, at="client/eth0")
