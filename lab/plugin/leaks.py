@@ -153,7 +153,12 @@ class Leaks:
             self._late.append(Late(by, left, under_way))
 
     def _look_at_late(self) -> None:
-        """Once the lab has closed what it had to: what is there behind that, of an earlier test, was leaked by it."""
+        """Once the lab has closed what it had to: what is there behind that, of an earlier test, was leaked by it.
+
+        Not while it closes something: a thread that does holds descriptors for a moment, of the same names.
+        """
+        if not self._late or closing.pending():
+            return
         closed = [late for late in self._late if all(job.done() for job in late.closing)]
         self._late = [late for late in self._late if late not in closed]
         there = belongings.now() if closed else frozenset()
