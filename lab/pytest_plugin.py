@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import re
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 
 from lab.errors import LabError, NeedsRoot, VerifierError
 from lab.model.journal import Journal, journal, note
+from lab.plugin.uses import fixtures_of
 
 if TYPE_CHECKING:
     from lab.bench.bench import Bench
@@ -24,7 +26,7 @@ if TYPE_CHECKING:
     from lab.net.topology import Topology
     from lab.traffic.network import Network
 
-FIXTURES = {"net", "bpf", "bench"}
+NEEDS = "needs(feature, ...): skip, with the reason, where the kernel lacks one of them"
 _journal_key = pytest.StashKey[Journal]()
 
 
@@ -45,7 +47,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """Registers the markers; the process that prints also gathers the results."""
     config.addinivalue_line("markers", "topology(topology): bring up this one for `net`, not the module's TOPOLOGY")
     config.addinivalue_line("markers", "blind(reason): why `lab blind` may find it green though its program is blind")
-    config.addinivalue_line("markers", "needs(feature, ...): skip, with the reason, where the kernel lacks one of them")
+    config.addinivalue_line("markers", NEEDS)
     if config.getoption("--keep-on-failure"):
         from lab.plugin.keep import Keeping
 
@@ -116,24 +118,22 @@ def _topology(request: pytest.FixtureRequest) -> Topology:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Without its capabilities nothing here can work: one sentence now is better than an error in each test."""
-    needy = [item for item in session.items if FIXTURES & set(getattr(item, "fixturenames", ()))]
-    if not needy or session.config.option.collectonly:
-        return
-    from lab.kernel import capabilities
+    """Without its capabilities nothing here can work: one sentence now is better than an error in each test.
 
-    if lacking := capabilities.lacking():
-        error = NeedsRoot(
-            f"run {needy[0].nodeid}: namespaces and BPF programs need root, or {', '.join(lacking)}",
-            mend=f"sudo {Path(sys.prefix) / 'bin' / 'pytest'} {' '.join(session.config.args)}",
-        )
+    Where other tests are collected too they run. A worker of pytest-xdist that exits is a crash to pytest-xdist.
+    """
+    if session.config.option.collectonly or hasattr(session.config, "workerinput"):
+        return
+    if session.items and all(map(fixtures_of, session.items)) and (error := _lacks_rights(session.items[0])):
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skips what this kernel cannot do; with LAB_STRICT=1 it fails where the kernel is no older than the feature."""
+    if fixtures_of(item) and (error := _lacks_rights(item)):
+        pytest.fail(str(error), pytrace=False)
     wanted = [name for marker in item.iter_markers("needs") for name in marker.args]
-    if not wanted:
+    if not wanted or _is_marker_of_another(item.config):
         return
     from lab import features
 
@@ -141,6 +141,23 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         state = features.state(name)
         if not state.there:
             (pytest.fail if features.is_strict() and not state.excused else pytest.skip)(state.sentence)
+
+
+def _lacks_rights(item: pytest.Item) -> NeedsRoot | None:
+    from lab.kernel import capabilities
+
+    if not (lacking := capabilities.lacking()):
+        return None
+    return NeedsRoot(
+        f"run {item.nodeid}: namespaces and BPF programs need root, or {', '.join(lacking)}",
+        mend=f"sudo {Path(sys.prefix) / 'bin' / 'pytest'} {' '.join(item.config.args)}",
+    )
+
+
+def _is_marker_of_another(config: pytest.Config) -> bool:
+    """Whether the project, or another plugin, has a marker `needs` of its own."""
+    lines: list[str] = config.getini("markers")
+    return any(re.match(r"needs\b", line) and line != NEEDS for line in lines)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -170,11 +187,11 @@ def pytest_runtest_makereport(
 def _about(item: pytest.Item) -> dict[str, str] | None:
     """Kind, program and title of a test whose result is stored: those below scenarios/, benchmarks/ and examples/.
 
-    A project that has neither folder stores every test that uses a fixture of the lab.
+    A project without scenarios/ (many have examples/) stores every test that uses a fixture of the lab.
     """
     root = item.config.rootpath
     inside = {"scenarios", "benchmarks", "examples"} & set(item.path.parts[len(root.parts) :])
-    if not inside and ((root / "scenarios").exists() or not FIXTURES & set(getattr(item, "fixturenames", ()))):
+    if not (inside if (root / "scenarios").exists() else fixtures_of(item)):
         return None
     kind, _, stem = item.path.stem.partition("_")
     document = inspect.getdoc(getattr(item, "function", None)) or item.name.replace("_", " ")

@@ -15,6 +15,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.model.journal import Journal, note
+from lab.plugin.uses import fixtures_of
 
 if TYPE_CHECKING:
     from lab.failure.evidence import Comparison
@@ -49,7 +50,7 @@ class Explainer:
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """A test that uses the lab and measures nothing keeps its steps."""
         self._comparison = None
-        fixtures = set(getattr(item, "fixturenames", ()))
+        fixtures = fixtures_of(item)
         if fixtures & USES and "bench" not in fixtures and not os.environ.get(BLIND):
             journal_of(item).clock = lambda: 0
 

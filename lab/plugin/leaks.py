@@ -22,8 +22,8 @@ import pytest
 from lab.errors import LeakError
 from lab.kernel import belongings, closing
 from lab.kernel.belongings import Thing
+from lab.plugin.uses import fixtures_of
 
-FIXTURES = {"net", "bpf", "bench"}
 SETTLED_WITHIN_S = 1.0
 """A process that was killed, a thread that was told to end: they need a moment."""
 MEMORY_BYTES = 256 << 20
@@ -64,7 +64,7 @@ class Leaks:
     def pytest_runtest_setup(self, item: pytest.Item) -> Generator[None, object, object]:
         """Before anything of the test is there."""
         self._before = None
-        if self._every or FIXTURES & set(getattr(item, "fixturenames", ())):
+        if self._every or fixtures_of(item):
             self._look_at_late()
             self._before, self._memory_bytes = self._known or belongings.now(), belongings.memory_bytes()
             self._to_judge = True

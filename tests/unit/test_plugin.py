@@ -115,7 +115,7 @@ def test_a_missing_feature_skips_or_fails(
         from lab import features
 
         class Missing:
-            there = False
+            there = excused = False
             sentence = "no warp drive here, since Linux 99"
 
         real = features.state
