@@ -6,7 +6,10 @@ import ctypes
 import ctypes.util
 import errno
 import os
+import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ctypes import POINTER, c_bool, c_char_p, c_int, c_size_t, c_uint32, c_void_p
 from functools import cache
 from typing import Any
@@ -127,6 +130,26 @@ def listen() -> list[str]:
     library().libbpf_set_print(_callback)
     lines: list[str] = _said.lines
     return lines
+
+
+@contextmanager
+def signals_later() -> Iterator[None]:
+    """Ctrl-C in the block is met at its end: an exception inside of a callback from C would be forgotten."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    came: list[int] = []
+    handlers = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    kept = {each: handler for each, handler in handlers.items() if callable(handler)}
+    try:
+        for each in kept:
+            signal.signal(each, lambda number, _: came.append(number))
+        yield
+    finally:
+        for each, handler in kept.items():
+            signal.signal(each, handler)
+        for number in dict.fromkeys(came):
+            signal.raise_signal(number)
 
 
 def error_of(result: int | None) -> int:

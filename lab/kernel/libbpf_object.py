@@ -117,7 +117,8 @@ class BpfObject:
         options = libbpf.ObjectOpenOptions(sz=ctypes.sizeof(libbpf.ObjectOpenOptions))
         options.object_name = name.encode()
         said = libbpf.listen()
-        handle = libbpf.library().bpf_object__open_mem(raw, len(raw), ctypes.byref(options))
+        with libbpf.signals_later():
+            handle = libbpf.library().bpf_object__open_mem(raw, len(raw), ctypes.byref(options))
         if not handle:
             raise Refused(libbpf.error_of(None), said)
         self._handle: int | None = handle
@@ -146,7 +147,8 @@ class BpfObject:
     def load(self) -> None:
         """Creates the maps and loads the programs; raises Refused."""
         said = libbpf.listen()
-        result = libbpf.library().bpf_object__load(self._handle)
+        with libbpf.signals_later():
+            result = libbpf.library().bpf_object__load(self._handle)
         if result:
             raise Refused(libbpf.error_of(result), said)
         for made in [each.fd for each in self.programs.values()] + [each.fd for each in self.maps]:

@@ -132,7 +132,9 @@ class Round:
     def _runs(self, told: Told) -> Iterator[str]:
         """Stored runs are whole, and nothing lies beside them."""
         for each in (self._folder / "runs").rglob("*"):
-            if each.is_dir() or each.parent.parent.name == "pytest-benchmark":
+            if each.suffix == ".tmp":
+                yield f"file {each}"
+            if each.parent.name != "runs":  # pytest-benchmark's own, and what was kept of failures
                 continue
             try:
                 read_run(each)

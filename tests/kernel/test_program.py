@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import suppress
 from ipaddress import IPv6Address
 from pathlib import Path
 
@@ -347,3 +349,20 @@ def test_without_root_loading_says_so_in_a_sentence(anyones):
     command = [*drop, "--reuid=65534", sys.executable, "-c", code]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.startswith("NeedsRoot load knobs: loading BPF programs needs root"), done.stderr
+
+
+def test_an_interrupt_while_libbpf_works_is_not_lost() -> None:
+    """Ctrl-C during a load ends the process, each of ten times: libbpf talks to Python meanwhile, where it would vanish."""
+    code = "from lab.bpf import load\nprint(flush=True)\nwhile True:\n    load('xdp_count_packet').close()"
+    for moment in range(10):
+        loading = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        assert loading.stdout is not None
+        loading.stdout.readline()
+        with suppress(subprocess.TimeoutExpired):
+            loading.wait(timeout=0.1 + moment * 0.01)
+        loading.send_signal(signal.SIGINT)
+        try:
+            assert loading.wait(timeout=5) != 0
+        finally:
+            loading.kill()
+            loading.communicate()
