@@ -134,7 +134,7 @@ class Round:
         for each in (self._folder / "runs").rglob("*"):
             if each.suffix == ".tmp":
                 yield f"file {each}"
-            if each.parent.name != "runs":  # pytest-benchmark's own, and what was kept of failures
+            if each.is_dir() or each.parent.name != "runs":  # pytest-benchmark's own, and what was kept of failures
                 continue
             try:
                 read_run(each)

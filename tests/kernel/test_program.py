@@ -352,7 +352,7 @@ def test_without_root_loading_says_so_in_a_sentence(anyones):
 
 
 def test_an_interrupt_while_libbpf_works_is_not_lost() -> None:
-    """Ctrl-C during a load ends the process, each of ten times: libbpf talks to Python meanwhile, where it would vanish."""
+    """Ctrl-C during a load ends the process, ten times of ten: libbpf calls Python meanwhile, where it would vanish."""
     code = "from lab.bpf import load\nprint(flush=True)\nwhile True:\n    load('xdp_count_packet').close()"
     for moment in range(10):
         loading = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
