@@ -128,6 +128,8 @@ def _frame_bytes(program: Program, frame: Any) -> bytes:
 
 def _context(program: Program, raw: bytes, given: Any, ingress: NamespaceTarget | None) -> bytes:
     kind = program.type
+    if isinstance(given, bytes):  # that of an earlier run
+        return given
     ifindex = getattr(ingress, "ifindex", None)
     if ifindex is not None:
         fields = {"ingress_ifindex": ifindex} if kind == "xdp" else {"ingress_ifindex": ifindex, "ifindex": ifindex}

@@ -217,7 +217,9 @@ class _Stage(_Actor):
 
     def _run(self, _: int, step: Mapping[str, Any]) -> None:
         program, frame = self.program(step["program"]), bytes.fromhex(step["frame"])
-        self._ran(program, frame, step["result"], program.run(frame or None, ingress=self._ingress(step["ingress"])))
+        context, ingress = bytes.fromhex(step["context"]) or None, self._ingress(step["ingress"])
+        result = program.run(frame or None, repeat=step.get("repeat", 1), context=context, ingress=ingress)
+        self._ran(program, frame, step["result"], result)
 
     def _ingress(self, name: str | None) -> Any:
         return self._target(name) if self.net is not None else None

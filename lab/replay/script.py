@@ -163,6 +163,12 @@ class Script:
         frames = [self._kept(each) for each in about["frames"]]
         return {"frames": frames, "at": about["at"], "count": about["count"], "received": received}
 
+    def _flood(self, about: Mapping[str, Any]) -> None:
+        self.remarks.append(f"the flood from {about['source']} is not sent again")
+
+    def _iperf3(self, about: Mapping[str, Any]) -> None:
+        self.remarks.append(f"iperf3 from {about['client']} to {about['server']} is not run again")
+
     def _run(self, about: Mapping[str, Any]) -> dict[str, Any] | None:
         program = self._program(about["program"])
         if program is None:
@@ -171,6 +177,7 @@ class Script:
             "program": program,
             "frame": self._kept(about["frame"]),
             "context": about["context"].hex(),
+            "repeat": about["repeat"],
             "ingress": getattr(about["ingress"], "name", None),
             "result": self._result(about["result"]),
         }

@@ -156,6 +156,7 @@ class Network(networks.Network):
         at_sink = self.interface(sink) if sink else None
         with recorder.paused():
             delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps, sink=at_sink)
+        journal.step("flood", source=source)
         note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
         return delivery
 
@@ -165,6 +166,7 @@ class Network(networks.Network):
 
         with recorder.paused():
             result = run_iperf3(self, client, server, **options)
+        journal.step("iperf3", client=client, server=server)
         facts = {name: value for name, value in asdict(result).items() if name != "raw"}
         note("goodput", {"client": client, "server": server, **facts})
         return result
