@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from lab.errors import LabError
 from lab.keep import keeper
+from lab.kernel import belongings
 from lab.net.text_drawing import to_text
 from lab.wait import wait_until
 
@@ -144,11 +145,15 @@ def _new_name() -> str:
 
 
 def _bpf_descriptors() -> Iterator[int]:
-    """Programs, maps, and the attachments that no earlier keeper has got: nobody closes those in this process."""
+    """Programs, maps, and the attachments that no earlier keeper has got: nobody closes those in this process.
+
+    The recorder of frames and its like are not the network's, and would go on at every packet of the machine.
+    """
+    passed_over = _given | belongings.lasting_descriptors()
     for descriptor in Path("/proc/self/fd").iterdir():
         with suppress(OSError):  # the descriptor of the folder itself
             number, kind = int(descriptor.name), str(descriptor.readlink())
-            if kind.startswith(BPF_DESCRIPTORS) and number not in _given:
+            if kind.startswith(BPF_DESCRIPTORS) and number not in passed_over:
                 if kind not in (BPF_PROGRAM, BPF_MAP):
                     _given.add(number)
                 yield number

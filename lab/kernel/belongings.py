@@ -71,6 +71,11 @@ def for_life() -> Iterator[None]:
         _for_life.update(now() - before)
 
 
+def lasting_descriptors() -> frozenset[int]:
+    """Those that `for_life` made: the process's own instruments, no business of a scenario's."""
+    return frozenset(each.number for each in _for_life if each.kind == "descriptor")
+
+
 def now() -> frozenset[Thing]:
     """Everything that this process holds, about 0.1 ms; threads of libraries that Python does not know are left out."""
     found = [Thing("descriptor", number, name) for number, name in _descriptors()]

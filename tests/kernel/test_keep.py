@@ -92,6 +92,7 @@ def test_the_networks_of_failed_tests_are_kept_until_told(desk: Desk) -> None:
     assert (one["title"], list(one["namespaces"])) == ("test_it.py::test_fixture", ["client", "server"])
     assert (other["title"], list(other["namespaces"])) == ("test_it.py::test_own", ["a", "b", "c"])
     assert ("server/eth0", "xdp") in [(each["at"], each["hook"]) for each in one["attachments"]]
+    assert {each["hook"] for each in one["attachments"]} == {"xdp"}, "the recorder of frames ends with the session"
     assert other["attachments"] == []
 
     assert desk.lab("down", "--all").returncode == 0
