@@ -10,6 +10,7 @@ by its own name. Of a failed test nothing is asked: its traceback holds what it 
 from __future__ import annotations
 
 import gc
+import sys
 import time
 from collections.abc import Generator
 from concurrent.futures import Future, wait
@@ -177,7 +178,15 @@ class Leaks:
 
 
 def _stays(thing: Thing) -> bool:
-    return thing.kind == "thread" and thing.name.startswith(OF_THE_LAB)
+    """Also the processes that multiprocessing starts once and keeps, with the pipe to each."""
+    tracker = getattr(sys.modules.get("multiprocessing.resource_tracker"), "_resource_tracker", None)
+    server = getattr(sys.modules.get("multiprocessing.forkserver"), "_forkserver", None)
+    if thing.kind == "thread":
+        return thing.name.startswith(OF_THE_LAB)
+    if thing.kind == "process":
+        return thing.number in (getattr(tracker, "_pid", None), getattr(server, "_forkserver_pid", None))
+    pipes = (getattr(tracker, "_fd", None), getattr(server, "_forkserver_alive_fd", None))
+    return thing.kind == "descriptor" and thing.number in pipes
 
 
 def _sentence(overdue: list[Late]) -> str:

@@ -73,6 +73,12 @@ def test_cycle(net):
     circle = [socket.socket()]
     circle.append(circle)
 
+def test_multiprocessing(net):
+    """It starts two processes of its own, and keeps them."""
+    from multiprocessing import get_context
+    with get_context("forkserver").Pool(1) as pool:
+        assert pool.map(abs, [-1]) == [1]
+
 @pytest.fixture(scope="module")
 def shared():
     first, forgotten = socket.socket(), socket.socket()
@@ -147,9 +153,9 @@ def test_who_opened_it_is_told(said: dict[str, str], kind: str) -> None:
     assert f", in test_{kind}" in said[kind]
 
 
-@pytest.mark.parametrize("kind", ["clean", "after_it", "failing", "cycle", "shared", "last"])
+@pytest.mark.parametrize("kind", ["clean", "after_it", "failing", "cycle", "shared", "last", "multiprocessing"])
 def test_nobody_else_is_blamed(said: dict[str, str], kind: str) -> None:
-    """What is closed late, what a failure holds, garbage, and what a longer-lived fixture has."""
+    """What is closed late, what a failure holds, garbage, what a longer-lived fixture has, and Python's own."""
     assert kind not in said
 
 
