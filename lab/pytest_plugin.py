@@ -178,7 +178,7 @@ def pytest_runtest_makereport(
         note("evidence", {"title": "verifier log", "text": call.excinfo.value.log})
     if about := _about(item):
         notes: dict[str, list[Any]] = {}
-        for each in item.stash[_journal_key].notes if report.when == "teardown" else ():
+        for each in item.stash.setdefault(_journal_key, Journal()).notes if report.when == "teardown" else ():
             notes.setdefault(each.kind, []).append(dict(each.data))
         vars(report)["lab"] = {"about": about, "notes": notes}  # each phase: a worker that dies sends no teardown
     return report

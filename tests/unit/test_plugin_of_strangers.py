@@ -77,6 +77,22 @@ def test_without_rights_the_other_tests_run(pytester: pytest.Pytester, without_r
     result.stdout.fnmatch_lines(["*test_needy: namespaces and BPF programs need root, or CAP_NET_ADMIN*"])
 
 
+def test_tests_that_another_plugin_runs_are_left_alone(pytester: pytest.Pytester) -> None:
+    """Some have a loop of their own, in which pytest_runtest_protocol is never called."""
+    pytester.makeconftest(
+        """
+        from _pytest.runner import runtestprotocol
+
+        def pytest_runtestloop(session):
+            for item in session.items:
+                runtestprotocol(item, nextitem=None)
+            return True
+        """
+    )
+    pytester.makepyfile("def test_it(): pass\n\ndef test_fails(): assert 1 == 2")
+    pytester.runpytest_subprocess().assert_outcomes(passed=1, failed=1)
+
+
 def test_nothing_heavy_is_imported(pytester: pytest.Pytester) -> None:
     """A session of others' tests imports no library but pytest because of the plugin."""
     pytester.makepyfile(
