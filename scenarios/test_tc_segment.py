@@ -663,6 +663,7 @@ def test_a_mistake_is_told_with_its_line_and_column(text: str) -> None:
     assert caught.value.mistakes[0].startswith(f"shop.yaml:3:{line.index(token) + 1}: {said}")
 
 
+@pytest.mark.blind("a policy is refused before the program hears of it")
 def test_all_mistakes_are_told_and_nothing_is_applied(own_bed: Any) -> None:
     """In the order of the file; what was in force stays."""
     made = own_bed()
@@ -817,6 +818,7 @@ def test_rules_are_created_read_updated_and_deleted(talk: Any) -> None:
     assert speak("policy", "delete", "knock").exit_code == 1
 
 
+@pytest.mark.blind("a policy is refused before the program hears of it")
 def test_a_wrong_rule_is_refused_whole(talk: Any) -> None:
     """What was in force stays."""
     made, speak = talk
