@@ -82,7 +82,8 @@ def _repetitions(a: Contender, b: Contender, path: Path, flows: int, core: Core)
         while True:
             with Loader() as fresh:
                 made = {name: each.make(fresh).program for name, each in random.sample([("A", a), ("B", b)], 2)}
-                yield _Duet(lane, switch, made).sample()
+                with _Duet(lane, switch, made) as duet:
+                    yield duet.sample()
 
 
 class _Duet:
@@ -90,10 +91,18 @@ class _Duet:
 
     def __init__(self, lane: Lane, switch: Program, programs: dict[str, Program]) -> None:
         self._lane = lane
-        self._globals = switch.globals
+        self._globals, self._targets = switch.globals, switch.maps["targets"]
         self._slots = dict(zip(programs, random.sample(range(SLOTS), len(programs)), strict=True))
         for name, program in programs.items():
-            switch.maps["targets"][self._slots[name]] = program
+            self._targets[self._slots[name]] = program
+
+    def __enter__(self) -> _Duet:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """A program in a slot is kept by the kernel with all of its maps, whoever closes it."""
+        for slot in self._slots.values():
+            del self._targets[slot]
 
     def sample(self) -> Sample:
         """Turns in one burst, after each has met all flows."""

@@ -7,8 +7,10 @@ from pathlib import Path as File
 import pytest
 
 from lab import Direction, Mode, Topology, instruments
+from lab.bench import compare_rate as compare
 from lab.bench.bench import Bench
 from lab.bench.compare_rate import compare_rate
+from lab.bench.driver import load_instrument
 from lab.bench.frame_sizes import imix, resized
 from lab.bench.isolation import isolated
 from lab.bench.lane import with_program, without_program
@@ -151,6 +153,21 @@ def test_equals_take_turns_at_one_hook() -> None:
     for contender, where in ((reflecting(), BACK), (passing, path)):
         found = compare_rate(contender, contender, where, budget_s=0.5)
         assert abs(found.difference[0]) < 0.3 * found.base
+
+
+@pytest.mark.needs("live_frames")
+def test_programs_that_had_their_turn_are_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The switch holds the first program and the two of this repetition: else a minute of large maps fills memory."""
+    made = []
+    monkeypatch.setattr(compare, "load_instrument", lambda *words: made.append(load_instrument(*words)) or made[0])
+    held = []
+    with isolated() as core:
+        repetitions = compare._repetitions(reflecting(), reflecting(), BACK, 1, core)
+        for _ in range(5):
+            next(repetitions)
+            held.append(len(list(made[0].maps["targets"].items())))
+        repetitions.close()
+    assert 2 <= max(held) <= 3
 
 
 @pytest.mark.needs("live_frames")
