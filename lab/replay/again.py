@@ -197,23 +197,28 @@ class _Stage(_Actor):
     def _send(self, number: int, step: Mapping[str, Any]) -> None:
         from lab.traffic.stream import Stream
 
-        assert self.net is not None
+        net = self._only_net()
         given: dict[str, Any] = {
             name: tuple(each) if isinstance(each, list) else each for name, each in step["stream"].items()
         }
         stream, begun = Stream(**given), self._position()
-        delivery = self.net.send(stream, canary=False)
+        delivery = net.send(stream, canary=False)
         then = f"{step['received']:,} of {step['offered']:,} arrived"
         self._came(stream.name, then, f"{delivery.received:,} of {delivery.offered:,} arrived")
         self._keep(number, begun)
 
     def _exchange(self, number: int, step: Mapping[str, Any]) -> None:
-        assert self.net is not None
+        net = self._only_net()
         frames, begun = [bytes.fromhex(each) for each in step["frames"]], self._position()
-        received = self.net.exchange(frames, at=step["at"], count=step["count"], canary=False)
+        received = net.exchange(frames, at=step["at"], count=step["count"], canary=False)
         came = {name: [bytes(each).hex() for each in every] for name, every in received.items()}
         self._came(f"{len(frames)} frame(s) from {step['at']}", _came_in(step["received"]), _came_in(came))
         self._keep(number, begun)
+
+    def _only_net(self) -> Network:
+        if self.net is None:
+            raise LabError("the scenario had several networks, or one that is not described")
+        return self.net
 
     def _run(self, _: int, step: Mapping[str, Any]) -> None:
         program, frame = self.program(step["program"]), bytes.fromhex(step["frame"])

@@ -195,7 +195,7 @@ class Script:
 
 def script_of(journal: Journal, topology: Topology | None) -> Script:
     """All steps of a scenario; where they are too many, none, and a remark."""
-    script = Script(topology)
+    script = Script(topology or _topology_of(journal.steps))
     try:
         if journal.left_out:
             raise TooMuch
@@ -205,6 +205,12 @@ def script_of(journal: Journal, topology: Topology | None) -> Script:
         script.steps, script.objects, script.names, script.sources = [], [], [], []
         script.remarks = [f"the scenario did more than a replay holds ({MOST_BYTES >> 20} MiB of frames and entries)"]
     return script
+
+
+def _topology_of(steps: Iterable[Step]) -> Topology | None:
+    """Of a scenario without `net`: that of the one network that it sent something through."""
+    found: dict[int, Topology] = {id(net): net.topology for each in steps if (net := each.about.get("net"))}
+    return next(iter(found.values())) if len(found) == 1 else None
 
 
 def plain(value: Any) -> Any:

@@ -109,7 +109,8 @@ class Network(networks.Network):
             self.on_close("close packet sockets", self._close_exchanger)
         begun, raw, name = journal.now(), raw_frames(frames), self.interface(at).name
         received = self._exchanger.run(raw, name, within_s, count)
-        journal.step("exchange", frames=raw, at=name, count=count, received=received, begun=begun, ended=journal.now())
+        about = {"net": self, "frames": raw, "at": name, "count": count, "received": received}
+        journal.step("exchange", **about, begun=begun, ended=journal.now())
         if canary and received.left < received.offered:
             raise TrafficError(
                 f"exchange: only {received.left} of {received.offered} frames left {at}",
@@ -194,7 +195,7 @@ class Sending:
     def __init__(self, net: Network, streams: Sequence[Stream], stack: ExitStack, canary: bool) -> None:
         if not streams:
             raise TrafficError("send no stream at all", mend="net.send(Stream.udp(...))")
-        self._canary = canary
+        self._net, self._canary = net, canary
         self._begun = journal.now()
         self._trails = [Trail(net, stream) for stream in streams]
         self._deliveries: list[Delivery] | None = None
@@ -271,7 +272,8 @@ class Sending:
         if delivery.lost:
             delivery = replace(delivery, reached=trail.reached())
         ended = journal.now()
-        journal.step("send", stream=flight.stream, delivery=delivery, begun=self._begun, ended=ended)
+        about = {"net": self._net, "stream": flight.stream, "delivery": delivery}
+        journal.step("send", **about, begun=self._begun, ended=ended)
         if self._canary and not delivery.received:
             trail.check_left(delivery.offered)
             trail.check_alive()

@@ -48,11 +48,11 @@ def test_it(net, bpf):
 """
 
 
-def failed(folder: Path, line: str) -> list[str]:
+def failed(folder: Path, line: str, text: str = SCENARIO) -> list[str]:
     """The arguments of `lab replay` for a scenario with this line in it."""
     (folder / "pytest.ini").write_text("[pytest]\n")
     (folder / "marked.bpf.c").write_text(MARKED)
-    (folder / "test_it.py").write_text(SCENARIO.replace("DO", line))
+    (folder / "test_it.py").write_text(text.replace("DO", line))
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert "== 99" in done.stdout, done.stdout + done.stderr
@@ -63,6 +63,23 @@ def test_a_run_has_its_context_and_its_rounds_again(tmp_path: Path, capsys: pyte
     """The mark decides the verdict, and three rounds are counted."""
     assert lab(failed(tmp_path, "pass")) == 1
     assert "It happens again" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("networks", [1, 2])
+def test_a_network_of_its_own_comes_up_again(tmp_path: Path, capsys: pytest.CaptureFixture[str], networks: int) -> None:
+    """What went through the one network that a scenario brought up goes through it again; of two it says so."""
+    lines = """
+    from lab import Network, Stream
+    net = None
+    for _ in range(NETWORKS):
+        with Network(TOPOLOGY) as own:
+            assert own.send(Stream.udp("a", "b", dst_port=9, count=5)).received == 5
+    """
+    text = SCENARIO.replace("(net, bpf)", "(bpf)").replace("DO", lines.replace("NETWORKS", str(networks)))
+    assert lab(failed(tmp_path, "", text)) == 1
+    said = capsys.readouterr().out
+    assert ("5 of 5 arrived" in said) == (networks == 1)
+    assert said.count("remark      step") == (0 if networks == 1 else 2)
 
 
 def test_a_flood_is_a_remark_and_no_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
