@@ -22,9 +22,9 @@
  * A connection that existed before gets its record, of unknown role, with the first thing that happens to it.
  *
  * KNOBS (const volatile, set before load)
- *   namespaces {}      up to 8 inode numbers of network namespaces (st_ino of /proc/PID/ns/net). All zero: all there
- * are. The kernel's tracepoints are for the whole machine, so every program looks here first sample_every_ms 0  0: no
- * SAMPLE
+ *   namespaces {}       up to 8 inode numbers of network namespaces (st_ino of /proc/PID/ns/net). All zero: all there
+ *                       are. The kernel's tracepoints are for the whole machine, so every program looks here first
+ *   sample_every_ms 0   0: no SAMPLE
  *
  * MAPS
  *   connections   socket cookie -> struct connection: those that live; 65536

@@ -8,9 +8,9 @@
  *   CONNECTED      the handshake is complete; `took_ns` is from the SYN to its answer
  *   RESET          an RST came: nobody listens there, or a firewall says so. error ECONNREFUSED
  *   TIMEOUT        no answer to any SYN. error ETIMEDOUT, or what ICMP had said meanwhile, once the kernel gives up
- *   UNREACHABLE    ICMP, or a neighbour that does not answer, ended it. error EHOSTUNREACH, ENETUNREACH,
- * ECONNREFUSED... REFUSED_HERE   this machine said no, and nothing was sent: no route (ENETUNREACH), no free port
- * (EADDRNOTAVAIL), a policy (EPERM, EACCES), an address of no sense (EINVAL); or it was ended by hand (ECONNABORTED)
+ *   UNREACHABLE    ICMP, or a neighbour that does not answer, ended it. error EHOSTUNREACH, ENETUNREACH, ...
+ *   REFUSED_HERE   this machine said no, and nothing was sent: no route (ENETUNREACH), no free port (EADDRNOTAVAIL), a
+ *                  policy (EPERM, EACCES), an address of no sense (EINVAL); or it was ended by hand (ECONNABORTED)
  *   GIVEN_UP       the process closed the socket, or ended, before any answer came: most programs' own timeouts
  *   `syns` counts what was sent until then; above 1 the first were lost, or nobody answered.
  *
@@ -20,10 +20,10 @@
  * kernel's own connection (NFS) its thread.
  *
  * NOTHING IS LOST IN SILENCE
- *   totals         by enum total; STARTED is CONNECTED + ... + GIVEN_UP + those under way, and each of these was sent
- * as an event but for EVENT_LOST, for which the ring buffer had no room. NO_ROOM: more connections under way than the
- * tables hold; they have no event. The kernel skips a tracer that is interrupted by itself on one CPU, and counts that:
- * `program.misses`.
+ *   totals         by enum total. STARTED is CONNECTED + ... + GIVEN_UP + those under way, and each that ended was sent
+ *                  as an event but for EVENT_LOST, for which the ring buffer had no room. NO_ROOM: more connections
+ *                  under way than the tables hold; they have no event
+ *   program.misses   the kernel skips a tracer that is interrupted by itself on one CPU, and counts that
  *
  * HOOKS
  *   raw_tp/inet_sock_set_state        SYN_SENT begins one, the next state ends it

@@ -14,11 +14,11 @@
  *   RTT sample                        srtt, largest sample, and all other numbers
  *   retransmission                    all numbers
  *   change of state                   state, the time of it, `transitions`; to CLOSE: event, entry gone
- *   no room in `connections`          the socket is not tracked, and asks for no more callbacks. happenings:
- * NOT_TRACKED no room in `events`               the entry goes all the same. happenings: EVENT_LOST no room in
- * `cgroups`              the connection is tracked, but in no sum. happenings: CGROUP_LEFT_OUT a socket without an
- * entry         its callbacks are for another program, or it died between the listener and the end of its handshake.
- * happenings: STRANGER
+ *   no room in `connections`          the socket is not tracked, asks for no callbacks. happenings: NOT_TRACKED
+ *   no room in `events`               the entry goes all the same. happenings: EVENT_LOST
+ *   no room in `cgroups`              the connection is tracked, but in no sum. happenings: CGROUP_LEFT_OUT
+ *   a socket without an entry         its callbacks are for another program, or it died between the listener and the
+ *                                     end of its handshake. happenings: STRANGER
  *
  * ENDS, from the state before CLOSE and the error that the kernel left on the socket:
  *   CLOSED         both sides sent a FIN                     REFUSED        connect() met a reset
