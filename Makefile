@@ -16,16 +16,20 @@ PYTEST := $(BIN)/python -m pytest
 PYTEST_ARGS ?=
 # Rounds of make chaos, cycles of make soak: as many as they think right
 COUNT ?=
+# What the programs are compared with, and how much slower one may be; make compare COMPARE_ARGS='--budget 10s'
+BASE   ?= HEAD^
+SLOWER ?= 5%
+COMPARE_ARGS ?=
 # Repeats a shuffled run: make test-shuffled SEED=1234
 SEED ?= $(shell echo $$RANDOM)
 
 # One program is one stem: its benchmark is benchmarks/bench_<stem>.py. The others measure the lab itself.
-STEMS              := $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c))
+STEMS              := $(sort $(patsubst bpf/%.bpf.c,%,$(wildcard bpf/*.bpf.c)) $(patsubst bpf/%.bcc.c,%,$(wildcard bpf/*.bcc.c)))
 PROGRAM_BENCHMARKS := $(wildcard $(STEMS:%=benchmarks/bench_%.py))
 LAB_BENCHMARKS     := $(filter-out $(PROGRAM_BENCHMARKS),$(wildcard benchmarks/bench_*.py))
 
-.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples matrix bench bench-lab \
-	blind chaos soak calibrate report doctor lint lint-python lint-c format lock wheel clean distclean
+.PHONY: help setup packages need-root test test-shuffled test-parallel scenarios examples kernels matrix bench \
+	bench-lab compare blind chaos soak calibrate report doctor lint lint-python lint-c format lock wheel clean distclean
 
 help: ## this list
 	@echo 'bpflab tests and measures eBPF network programs. Run as root:'
@@ -49,6 +53,10 @@ scenarios: need-root $(READY) ## what each program promises
 examples: need-root $(READY) ## the ladder of small programs, each with what proves it
 	@$(PYTEST) -p no:randomly examples $(PYTEST_ARGS)
 
+kernels: need-root $(READY) ## what the matrix needs: QEMU, and Debian's newest of each of KERNELS='6.1 6.12'
+	@scripts/install-packages debian-packages-matrix.txt
+	$(BIN)/lab matrix $(patsubst %,--fetch %,$(or $(KERNELS),6.1 6.12))
+
 matrix: need-root $(READY) ## all scenarios on this kernel and on others, in machines; KERNELS='6.1 6.12' chooses
 	@$(BIN)/lab matrix $(KERNELS:%=--kernel %) -- scenarios $(PYTEST_ARGS)
 
@@ -66,6 +74,9 @@ chaos: need-root $(READY) ## the lab killed, starved and interrupted 500 times (
 
 soak: need-root $(READY) ## 10,000 networks up and down (COUNT=), in 10 minutes at most: nothing may grow
 	@$(BIN)/python -m tests.soak $(COUNT)
+
+compare: need-root $(READY) ## programs that differ from BASE=HEAD^ against it: none may be slower by SLOWER=5%; ALL=1
+	@$(BIN)/lab compare '@$(BASE)' --fail-if-slower '$(SLOWER)' $(if $(ALL),--all) $(COMPARE_ARGS)
 
 blind: need-root $(READY) ## scenarios that would not notice if their program did nothing
 	@$(BIN)/lab blind
