@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
 from lab.errors import TopologyError
+from lab.net.cable import check_cable
 
 if TYPE_CHECKING:
     from lab.net.layout import InterfaceSpec
@@ -42,6 +43,7 @@ def check(topology: Topology) -> None:
         _check_settings(where, veth.mtu_bytes, veth.queues, veth.offloads, veth.ipv6 is not None)
     _check_bridges(topology)
     _check_overlays(topology, set(interfaces))
+    check_cable(topology)
 
 
 def _check_namespaces(topology: Topology) -> set[str]:

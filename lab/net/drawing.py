@@ -146,7 +146,7 @@ class Drawing:
         own = [
             each
             for each in self._topology.layout.of_namespace.get(name, ())
-            if each.kind != "veth" or each.name in wired
+            if each.kind not in ("veth", "physical") or each.name in wired
         ]
         bridges = [each for each in own if each.kind == "bridge"]
         tag = "bridge" if bridges else "router" if spec.forwarding else ""

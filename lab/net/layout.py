@@ -120,14 +120,14 @@ def _bare_interfaces(topology: Topology) -> Iterator[InterfaceSpec]:
     second: the kernel takes it for no veth but a device stacked on itself (net/core/link_watch.c).
     """
     masters = {port: bridge.name for bridge in topology.bridges for port in bridge.ports}
-    ifindex = LOOPBACK_IFINDEX
+    ifindex, kind = LOOPBACK_IFINDEX, "physical" if topology.cable else "veth"
     for veth in topology.veths:
         mtu, queues = veth.mtu_bytes or topology.mtu_bytes, veth.queues or topology.queues
         offloads = {**topology.offloads, **veth.offloads}
         for name, peer in ((veth.a, veth.b), (veth.b, veth.a)):
             ifindex += 1
             master = masters.get(name, "")
-            yield InterfaceSpec(name, "veth", ifindex, _mac(ifindex), mtu, queues, offloads, peer, master)
+            yield InterfaceSpec(name, kind, ifindex, _mac(ifindex), mtu, queues, offloads, peer, master)
     for bridge in topology.bridges:
         ifindex += 1
         yield InterfaceSpec(bridge.name, "bridge", ifindex, _mac(ifindex), topology.mtu_bytes, 1, {})

@@ -118,6 +118,11 @@ class Network:
         return tuple(self._namespaces.values())
 
     @property
+    def here(self) -> tuple[Namespace, ...]:
+        """Those of this host's kernel: all, but on a cable."""
+        return self.namespaces
+
+    @property
     def interfaces(self) -> tuple[Interface, ...]:
         """All of them, in the order of the description."""
         return tuple(self._interfaces.values())
@@ -127,9 +132,13 @@ class Network:
             return "the network is not up: with Network(topology) as net: …"
         return "there are " + ", ".join(list(names)[:12])
 
+    def _own(self) -> tuple[NamespaceSpec, ...]:
+        """The namespaces that are made here: all, but on a cable."""
+        return self.topology.namespaces
+
     def _make_namespaces(self) -> None:
         early: dict[str, str] | None = None
-        for spec in self.topology.namespaces:
+        for spec in self._own():
             netns.unshare()
             descriptor = netns.open_current()
             self.on_close(f"close {spec.name}", partial(os.close, descriptor))
@@ -189,7 +198,7 @@ class Network:
             for each in here.values():
                 if each.spec.offloads:
                     self._set_offloads(namespace, each.spec)
-        for spec in layout.interfaces.values():
+        for spec in (each for each in layout.interfaces.values() if each.namespace in self._namespaces):
             self._interfaces[spec.name] = self._namespaces[spec.namespace].interface(spec.short_name)
 
     def _await_readiness(self) -> None:
@@ -205,7 +214,7 @@ class Network:
 
     def _set_late_sysctls(self) -> None:
         """Forwarding comes after the interfaces: a forwarding namespace greets every new one with a report."""
-        for spec in self.topology.namespaces:
+        for spec in self._own():
             late: dict[str, str | int] = {}
             if spec.forwarding:
                 late["net.ipv4.ip_forward"] = 1

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from lab.errors import TopologyError
+from lab.net.cable import Cable
 from lab.net.checks import check
 from lab.net.layout import InterfaceSpec, Layout, lay_out
 from lab.net.numbering import Address
@@ -45,6 +46,8 @@ class Topology:
     offloads: Mapping[str, bool] = field(default_factory=dict, hash=False)
     sysctls: Mapping[str, str | int] = field(default_factory=dict, hash=False)
     neighbours: str = "auto"
+    cable: Cable | None = None
+    """In the place of the only veth: the other namespace is on another host."""
 
     def __post_init__(self) -> None:
         check(self)
@@ -56,6 +59,17 @@ class Topology:
     def pair(cls, a: str, b: str, **options: Any) -> Topology:
         """Two namespaces and a veth from a/eth0 to b/eth0."""
         return cls("pair", (NamespaceSpec(a), NamespaceSpec(b)), (Veth(f"{a}/eth0", f"{b}/eth0"),), **options)
+
+    @classmethod
+    def physical(
+        cls, interface: str, *, peer: str, names: tuple[str, str] = ("client", "server"), here: str = "", **options: Any
+    ) -> Topology:
+        """A pair on two hosts: `interface` of this one is the end of `here`, the other is `peer`.
+
+        The peer is written "ssh:root@alpha/eth2"; `here` is the second of the names, unless it is said.
+        """
+        pair = cls.pair(*names, **options)
+        return replace(pair, name="physical", cable=Cable.parse(interface, peer, here))
 
     @classmethod
     def chain(cls, *names: str, **options: Any) -> Topology:

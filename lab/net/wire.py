@@ -71,7 +71,7 @@ class Wire:
         for each in own:
             if each.kind in ("vlan", "vxlan"):
                 yield self._overlay(each)
-            elif each.kind == "veth" and not self._makes(each):
+            elif each.kind == "physical" or (each.kind == "veth" and not self._makes(each)):
                 yield self._end(each)
             for address in each.addresses:
                 yield _address(each.ifindex, address, each.name)

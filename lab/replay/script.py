@@ -86,6 +86,7 @@ class Script:
             "knobs": {name: plain(value) for name, value in wishes.knobs.items()},
             "max_entries": dict(wishes.max_entries),
             "share": share,
+            "cflags": list(wishes.cflags),
         }
 
     def _load_bcc(self, _: Mapping[str, Any]) -> None:
@@ -234,10 +235,10 @@ def unplain(value: Any) -> Any:
 
 
 def topology_as_dict(topology: Topology) -> dict[str, Any]:
-    """The description, without what follows from it."""
+    """The description, without what follows from it; of one on a cable, the same on a veth."""
     from dataclasses import fields
 
-    names = [each.name for each in fields(topology) if each.init]
+    names = [each.name for each in fields(topology) if each.init and each.name != "cable"]
     return {name: _described(getattr(topology, name)) for name in names}
 
 

@@ -122,7 +122,7 @@ class Recorder:
     @contextmanager
     def watching(self, net: Network) -> Iterator[Recorder]:
         """Records what happens in the namespaces of a network that is up."""
-        numbers = {netns.identity(each.netns_fd)[1]: each for each in net.namespaces}
+        numbers = {netns.identity(each.netns_fd)[1]: each for each in net.here}
         for number, namespace in numbers.items():
             self._interfaces[number, 0] = namespace.name
             self._interfaces.update({(number, each.ifindex): each.name for each in namespace.interfaces})

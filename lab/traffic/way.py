@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from lab.net.topology import Topology
 
 MOST_HOPS = 64
+WIRED = ("veth", "physical")
+"""Kinds of interfaces whose peer gets whatever they send."""
 
 
 @dataclass(frozen=True)
@@ -92,4 +94,4 @@ def _owner(topology: Topology, out: InterfaceSpec, via: Address) -> InterfaceSpe
         own = own_address(each, via.version)
         if own is not None and own.ip == via:
             return each
-    return interfaces.get(out.peer) if out.kind == "veth" else None
+    return interfaces.get(out.peer) if out.kind in WIRED else None
