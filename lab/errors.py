@@ -91,6 +91,10 @@ class MeasurementError(LabError):
     """A measurement did not measure what it should have: no canary, no attachment, no samples."""
 
 
+class NotComparable(MeasurementError):
+    """No program of the kind that the method measures, or two of unlike kinds: nothing is wrong with either."""
+
+
 class StoreError(LabError):
     """A stored run could not be written or read."""
 

@@ -13,7 +13,7 @@ from contextlib import ExitStack, closing, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from lab import instruments
-from lab.errors import MeasurementError
+from lab.errors import MeasurementError, NotComparable
 from lab.kernel.bpf import prog_test_run
 from lab.model.action import Mode
 from lab.model.journal import journal
@@ -172,7 +172,7 @@ def _kind(program: Program) -> str:
         return "xdp_frags" if program.section.startswith("xdp.frags") else "xdp"
     if program.type == "sched_cls" and program.expected_attach_type in TC_KINDS:
         return TC_KINDS[program.expected_attach_type]
-    raise MeasurementError(
+    raise NotComparable(
         f"measure the cost of {program.name}: there is no driver for section {program.section}",
         mend="bench.cost measures XDP and tc programs",
     )

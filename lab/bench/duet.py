@@ -15,7 +15,7 @@ from lab.bench.driver import Driver, driver_for, load_instrument
 from lab.bench.isolation import Core
 from lab.bench.workload import Contender, Workload
 from lab.bpf.loader import Loader
-from lab.errors import MeasurementError
+from lab.errors import NotComparable
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
@@ -52,7 +52,7 @@ def repetitions(a: Contender, b: Contender, flows: int, core: Core) -> Iterator[
         loader = stack.enter_context(Loader())
         first = a.make(loader)
         if first.program.type != b.make(loader).program.type:
-            raise MeasurementError(f"compare {a.name} with {b.name}: they are programs of different hooks")
+            raise NotComparable(f"compare {a.name} with {b.name}: they are programs of different hooks")
         driver = stack.enter_context(driver_for(first.program, first.frame, flows=flows, port_bits=first.port_bits))
         duet = _Duet(driver, core, a, b)
         for number in count():

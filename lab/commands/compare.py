@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lab.commands.folded import folded, width
+from lab.commands.told import Progress
 from lab.errors import LabError
 from lab.project import find_project
 
 if TYPE_CHECKING:
-    from lab.bench.decision import Decision
+    from lab.contest.contest import Wanted
     from lab.model.comparison import Comparison
 
 EPILOG = """\b
@@ -24,16 +23,18 @@ A and B are programs:
   xdp_filter@main          at a commit, with the headers and benchmark of then
   ./mine.bpf.o             any object, any source
   xdp_filter:strict=1      with a knob set
+or both are whole trees, of which every program that differs is compared:
+  @main @HEAD              two commits
+  @main                    a commit and the working tree
 or both are stored runs (reports/runs/*.json): the way for two kernels, which
 cannot take turns in one run.
 
 \b
 Exit status: 0 compared, 1 slower for certain than --fail-if-slower allows,
-2 could not be compared.
+2 could not be compared. Of whole trees, a program that is new, or that no
+frame can be run through, is named in the table and is no reason to fail.
 """
 
-COLOURS = {"slower": "yellow", "faster": "cyan"}
-"""The word says it, too."""
 RESOLUTION = {"cost": 0.01, "rate": 0.015}
 
 
@@ -74,7 +75,7 @@ class Seconds(click.ParamType[float]):
 
 @click.command("compare", epilog=EPILOG)
 @click.argument("a")
-@click.argument("b")
+@click.argument("b", default="")
 @click.option(
     "--metric",
     type=click.Choice(("cost", "rate")),
@@ -100,25 +101,56 @@ class Seconds(click.ParamType[float]):
 @click.option(
     "--fail-if-slower", type=Share(), metavar="PERCENT", help="Exit with 1 when B is slower by more, for certain."
 )
+@click.option("--all", "all_programs", is_flag=True, help="Of whole trees, programs that are the same in both, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print the comparisons as JSON.")
 @click.option("--store/--no-store", default=True, help="Keep the result among the stored runs.  [default: keep]")
 @click.option("--across-environments", is_flag=True, help="Compare stored runs of unlike machines all the same.")
-def command(a: str, b: str, **wanted: Any) -> int:
+def command(a: str, b: str, **options: Any) -> int:
     """Measure two contenders in one run, interleaved, until it is sure which is slower, or that neither is."""
     if a.endswith(".json") and b.endswith(".json"):
-        return _stored(Path(a), Path(b), wanted)
-    return _measured(a, b, wanted)
+        return _stored(Path(a), Path(b), options)
+    if a.startswith("@"):
+        return _trees(a, b or "@", options)
+    if not b:
+        raise click.UsageError("Missing argument 'B'. Only a whole tree (@main) is compared with the working tree.")
+    return _measured(a, b, options)
+
+
+def _trees(a: str, b: str, options: dict[str, Any]) -> int:
+    from lab.commands.compare_trees import compare_trees
+
+    for option in ("workload", "program"):
+        if options[option]:
+            raise click.UsageError(f"--{option} is of one program, and {a} means all of a tree.")
+    return compare_trees(a, b, _wanted(options), options)
 
 
 def _measured(a: str, b: str, options: dict[str, Any]) -> int:
-    from lab.bench.decision import Rule
-    from lab.contest.contest import Wanted, hold, store
-    from lab.contest.frames import frame_named
+    from lab.contest.contest import hold, store
     from lab.contest.named import named
 
     started = time.monotonic()
     first, second = named(a), named(b)
-    wanted = Wanted(
+    wanted = _wanted(options)
+    found: list[Comparison] = []
+    with Progress(quiet=options["as_json"]) as progress:
+        for each in hold(first, second, wanted, progress.told):
+            found.append(each)
+            progress.done(each)
+    if options["as_json"]:
+        click.echo(json.dumps([each.as_dict() for each in found], indent=1))
+    if options["store"]:
+        path = store([(second.stem, each) for each in found], (a, b), find_project(Path.cwd()), started)
+        click.echo(f"stored in {path}; `lab report` shows it", err=True)
+    return _status(found, options["fail_if_slower"])
+
+
+def _wanted(options: dict[str, Any]) -> Wanted:
+    from lab.bench.decision import Rule
+    from lab.contest.contest import Wanted
+    from lab.contest.frames import frame_named
+
+    return Wanted(
         flows=options["flows"] or (1,),
         metric=options["metric"],
         rule=Rule(options["resolution"] or RESOLUTION[options["metric"]], threshold=options["fail_if_slower"]),
@@ -127,17 +159,6 @@ def _measured(a: str, b: str, options: dict[str, Any]) -> int:
         program=options["program"],
         frame=frame_named(options["frame"]) if options["frame"] else None,
     )
-    found: list[Comparison] = []
-    with _Progress(quiet=options["as_json"]) as progress:
-        for each in hold(first, second, wanted, progress.told):
-            found.append(each)
-            progress.done(each)
-    if options["as_json"]:
-        click.echo(json.dumps([each.as_dict() for each in found], indent=1))
-    if options["store"]:
-        path = store(second.stem, found, find_project(Path.cwd()), started)
-        click.echo(f"stored in {path}; `lab report` shows it", err=True)
-    return _status(found, options["fail_if_slower"])
 
 
 def _status(found: list[Comparison], threshold: float | None) -> int:
@@ -145,46 +166,6 @@ def _status(found: list[Comparison], threshold: float | None) -> int:
     for each in slower:
         click.echo(f"lab: {each.subject}: over {100 * (threshold or 0):g} %: {each.sentence}", err=True)
     return 1 if slower else 0
-
-
-class _Progress:
-    """A line for each round: what is known so far while it runs in a terminal, and the verdict."""
-
-    def __init__(self, *, quiet: bool) -> None:
-        self._quiet = quiet
-        self._live = sys.stderr.isatty() and not quiet
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._wipe()
-
-    def told(self, title: str, decision: Decision, base: float, passed_s: float) -> None:
-        """Over the line of the look before."""
-        if self._live:
-            share = 100 / base if base > 0 else 0.0
-            known = decision.difference.times(share)
-            text = f"{title}: {known.value:+.2f} % ({known.low:+.2f} to {known.high:+.2f}) after {passed_s:.1f} s ..."
-            click.echo(f"\r\033[K{text[: width()]}", nl=False, err=True)
-
-    def done(self, found: Comparison) -> None:
-        """For good."""
-        self._wipe()
-        if not self._quiet:
-            click.secho(found.subject, bold=True)
-            click.secho(folded(found.sentence, first="  ", indent="    "), fg=COLOURS.get(found.verdict))
-            click.echo(folded(_small_print(found), first="  ", indent="  "))
-
-    def _wipe(self) -> None:
-        if self._live:
-            click.echo("\r\033[K", nl=False, err=True)
-
-
-def _small_print(found: Comparison) -> str:
-    sure = f"; about {found.to_be_sure_s:.0f} s more to be sure" if found.to_be_sure_s else ""
-    noise = f"; {found.noise['sentence']}" if found.noise.get("sentence") else ""
-    return f"{'; '.join(found.remarks)}, {found.duration_s:.1f} s, interval {100 * found.confidence:g} %{sure}{noise}"
 
 
 def _stored(a: Path, b: Path, options: dict[str, Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -100,8 +100,8 @@ def _where(a: Named, each: Round, wanted: Wanted) -> dict[str, Any]:
     return {"path": (path_of(a) if wanted.frame is None else None) or one_veth(each.a)}
 
 
-def store(stem: str, comparisons: list[Comparison], project: Path, started: float) -> Path:
-    """Puts what was found among the stored runs, with the machine that found it."""
+def store(found: Sequence[tuple[str, Comparison]], words: tuple[str, str], project: Path, started: float) -> Path:
+    """Puts what was found of each stem among the stored runs, with the machine that found it and A and B as typed."""
     now = datetime.now(UTC)
     results = tuple(
         Result(
@@ -114,13 +114,13 @@ def store(stem: str, comparisons: list[Comparison], project: Path, started: floa
             duration_s=each.duration_s,
             notes={"comparison": [each.as_dict()]},
         )
-        for each in comparisons
+        for stem, each in found
     )
     run = Run(
         id=new_id(now),
         started=now.isoformat(timespec="seconds"),
         duration_s=round(time.monotonic() - started, 3),
-        command=("lab", "compare", comparisons[0].a, comparisons[0].b),
+        command=("lab", "compare", *words),
         environment=read_environment(project),
         results=results,
     )

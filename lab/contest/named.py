@@ -14,8 +14,8 @@ from pathlib import Path
 
 from lab.bpf.find import find
 from lab.contest.checkout import checkout
-from lab.errors import LabError, LoadError
-from lab.project import find_project
+from lab.errors import LabError, LoadError, NotComparable
+from lab.project import find_project, shipped_bpf
 
 GRAMMAR = re.compile(r"(?P<source>[^@:]+)(?:@(?P<commit>[^:]+))?(?::(?P<knobs>.+))?")
 
@@ -34,6 +34,11 @@ class Named:
         """The source's name without its ending."""
         return self.source.name.partition(".")[0]
 
+    @property
+    def is_bcc(self) -> bool:
+        """True for a source that BCC compiles."""
+        return self.source.name.endswith(".bcc.c")
+
 
 def named(text: str) -> Named:
     """The contender that `text` names; LabError or LoadError when there is none."""
@@ -41,10 +46,14 @@ def named(text: str) -> Named:
     if not found:
         raise LabError(f"compare {text!r}: not a contender", mend="NAME, NAME@COMMIT or NAME:knob=value,knob=value")
     knobs = _knobs(text, found["knobs"] or "")
-    source = find(found["source"]) if not found["commit"] else None
-    if source is not None:
-        return Named(text, source.resolve(), find_project(Path.cwd()), knobs)
-    return _at_commit(text, found["source"], found["commit"], knobs)
+    if found["commit"]:
+        return _at_commit(text, found["source"], found["commit"], knobs)
+    project = find_project(Path.cwd())
+    try:
+        return Named(text, find(found["source"]).resolve(), project, knobs)
+    except LoadError:
+        _refuse_bcc(found["source"], project / "bpf", project, shipped_bpf())
+        raise
 
 
 def _at_commit(text: str, source: str, commit: str, knobs: dict[str, str]) -> Named:
@@ -56,8 +65,23 @@ def _at_commit(text: str, source: str, commit: str, knobs: dict[str, str]) -> Na
     for place in (root / given, root / "bpf" / f"{source}.bpf.c", root / f"{source}.bpf.c"):
         if place.is_file():
             return Named(text, place, root, knobs)
+    _refuse_bcc(source, root / "bpf", root)
     raise LoadError(
         f"compare {text}: there is no {source} in commit {commit}", mend=f"git ls-tree -r --name-only {commit}"
+    )
+
+
+def _refuse_bcc(source: str, *folders: Path) -> None:
+    stem = Path(source).name.partition(".")[0]
+    if any((folder / f"{stem}.bcc.c").is_file() for folder in folders):
+        raise bcc_is_not_compared(stem)
+
+
+def bcc_is_not_compared(stem: str) -> NotComparable:
+    """BCC compiles a program anew, in 0.2 s or more, for each of the hundred loads a second that a comparison takes."""
+    return NotComparable(
+        f"compare {stem}: a BCC program cannot be loaded a hundred times a second, as a comparison does",
+        mend=f"run benchmarks/bench_{stem}.py at both commits: `lab history` says where its figures changed",
     )
 
 

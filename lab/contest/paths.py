@@ -6,7 +6,7 @@ from lab.bench.path import Path
 from lab.bpf.loader import Loader
 from lab.contest.named import Named
 from lab.contest.workloads import Make, benchmark_module
-from lab.errors import MeasurementError
+from lab.errors import NotComparable
 from lab.model.action import Direction, Mode
 from lab.net.topology import Topology
 
@@ -18,11 +18,11 @@ def path_of(who: Named) -> Path | None:
 
 
 def one_veth(make: Make) -> Path:
-    """At whose end the program takes what comes in. MeasurementError for one that is on no path of packets."""
+    """At whose end the program takes what comes in. NotComparable for one that is on no path of packets."""
     with Loader() as loader:
         program = make(loader).program
         if program.type not in ("xdp", "sched_cls"):
-            raise MeasurementError(
+            raise NotComparable(
                 f"compare rates of {program.name}: a {program.type} program is on no path of packets",
                 mend="--metric cost, or bench.overhead in its benchmark",
             )

@@ -119,6 +119,11 @@ def _title(name: str, function: Callable[..., Any]) -> str:
 def _inside(who: Named, function: Callable[[Any], Workload]) -> Make:
     def make(loader: Loader) -> Workload:
         with chdir(who.root):
-            return function(TreeLoader(who, loader))
+            try:
+                return function(TreeLoader(who, loader))
+            except (LabError, OSError):
+                raise
+            except Exception as error:  # a benchmark of another commit, written for another version of the lab
+                raise LabError(f"set up {who.text} by {function.__name__}: {type(error).__name__}: {error}") from error
 
     return make
