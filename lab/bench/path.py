@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from lab.kernel import ethtool
 from lab.model.action import Direction, Mode
 
 if TYPE_CHECKING:
@@ -61,9 +59,21 @@ class Path:
         return ", ".join(words)
 
 
+@dataclass(frozen=True)
+class Together:
+    """Several attachments as one, for a path whose program has parts elsewhere."""
+
+    parts: tuple[Attachment, ...]
+    replace = False
+
+    def detach(self) -> None:
+        """The newest first."""
+        for part in reversed(self.parts):
+            part.detach()
+
+
 def _offloads(interface: Interface) -> str:
-    with interface.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
-        on = {name: ethtool.offload(control, interface.short_name, name) for name in ethtool.SHORT_NAMES}
+    on = interface.offloads()
     told = {word: " ".join(name for name in on if on[name] == state) for word, state in (("off", False), ("on", True))}
     return ", ".join(f"{names} {word}" for word, names in told.items() if names)
 

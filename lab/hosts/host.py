@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any
 from lab.bench.environment import read_environment
 from lab.errors import LabError
 from lab.hosts.worker import command
+from lab.model.run import Environment
 from lab.project import find_project
 
 ANSWER_WITHIN_S = 60.0
@@ -41,17 +42,28 @@ def ask(names: Sequence[str]) -> list[Host]:
     with ThreadPoolExecutor(max_workers=len(names)) as asking:
         answers = list(asking.map(_answer, names))
     for name, answer in zip(names, answers, strict=True):
-        if lacking := answer["lacking"]:
-            raise LabError(f"host {name}: it lacks {', '.join(lacking)}", mend="log in there as root")
-        if answer["commit"] != here.commit:
-            there = answer["commit"][:12] or "no commit"
-            raise LabError(
-                f"host {name}: {project} is at {there}, here at {here.commit[:12] or 'no commit'}",
-                mend=f"ssh {name} git -C {project} checkout {here.commit[:12]}",
-            )
-        if answer["dirty"] and not here.dirty:
-            raise LabError(f"host {name}: {project} has changes of its own", mend=f"ssh {name} git -C {project} status")
+        check(name, answer, here)
     return [Host(name, answer["kernel"], answer["cpus"]) for name, answer in zip(names, answers, strict=True)]
+
+
+def check(name: str, answer: Mapping[str, Any], here: Environment) -> None:
+    """LabError unless the host that said this of itself (lab.hosts.about) can take part."""
+    project = find_project(Path.cwd())
+    if lacking := answer["lacking"]:
+        raise LabError(f"host {name}: it lacks {', '.join(lacking)}", mend="log in there as root")
+    if answer["commit"] != here.commit:
+        there = answer["commit"][:12] or "no commit"
+        raise LabError(
+            f"host {name}: {project} is at {there}, here at {here.commit[:12] or 'no commit'}",
+            mend=f"ssh {name} git -C {project} checkout {here.commit[:12]}",
+        )
+    if answer["dirty"] and not here.dirty:
+        raise LabError(f"host {name}: {project} has changes of its own", mend=f"ssh {name} git -C {project} status")
+
+
+def silent(name: str, status: int, said: str) -> LabError:
+    """The error for a host that ended without an answer; `said` is what came on its standard error."""
+    return LabError(_reason(name, status), kernel=said.strip(), mend=_mend(name, status))
 
 
 def _answer(name: str) -> dict[str, Any]:
@@ -67,12 +79,12 @@ def _answer(name: str) -> dict[str, Any]:
     try:
         answer: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except (IndexError, ValueError):
-        raise LabError(_reason(name, done), kernel=done.stderr.strip(), mend=_mend(name, done.returncode)) from None
+        raise silent(name, done.returncode, done.stderr) from None
     return answer
 
 
-def _reason(name: str, done: subprocess.CompletedProcess[str]) -> str:
-    if done.returncode == 255:  # ssh(1): an error of its own
+def _reason(name: str, status: int) -> str:
+    if status == 255:  # ssh(1): an error of its own
         return f"host {name}: ssh cannot reach it"
     return f"host {name}: {Path.cwd()} with {sys.executable} does not run there"
 

@@ -12,7 +12,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any, ParamSpec, TypeVar
 
 from lab.errors import NetworkError
-from lab.kernel import netlink, netns, origin, process, sysctl
+from lab.kernel import ethtool, netlink, netns, origin, process, sysctl
 from lab.kernel.netlink import Request, RouteSocket
 from lab.net import readiness
 from lab.net.layout import InterfaceSpec
@@ -63,7 +63,7 @@ class Interface:
 
     @property
     def kind(self) -> str:
-        """ "veth", "bridge", "vlan" or "vxlan"."""
+        """ "veth", "physical", "bridge", "vlan" or "vxlan"."""
         return self._spec.kind
 
     @property
@@ -116,6 +116,11 @@ class Interface:
     def is_up(self) -> bool:
         """Whether it has a carrier, and the kernel has acted on that: frames pass."""
         return readiness.is_up(self._spec, self.namespace.route_socket)
+
+    def offloads(self) -> dict[str, bool]:
+        """Which offloads are on, by ethtool's short names; asked of the driver now."""
+        with self.namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            return {name: ethtool.offload(control, self.short_name, name) for name in ethtool.SHORT_NAMES}
 
     def counters(self) -> Counters:
         """Asked of the kernel now (RTM_GETSTATS), about 15 µs."""

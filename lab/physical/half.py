@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import socket
 from dataclasses import replace
 
 from lab.errors import WaitTimeout
-from lab.kernel.nic import Nic
+from lab.kernel.nic import Nic, look_at
 from lab.net import readiness
 from lab.net.namespace import Interface
 from lab.net.topology import InterfaceSpec, NamespaceSpec, Topology
@@ -23,8 +24,6 @@ class Half(Network):
         super().__init__(topology)
         self.node = node
         self.loan: Loan | None = None
-        self.nic: Nic | None = None
-        """As it is in the namespace."""
 
     def borrow(self, loan: Loan) -> None:
         """The interface goes back as the last step of close()."""
@@ -37,6 +36,12 @@ class Half(Network):
         (end,) = self.topology.layout.of_namespace[self.node]
         return end
 
+    def look(self) -> Nic:
+        """What the interface is now."""
+        namespace = self[self.node]
+        with namespace.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+            return look_at(namespace.route_socket, control, self.end.short_name)
+
     def _own(self) -> tuple[NamespaceSpec, ...]:
         return tuple(each for each in self.topology.namespaces if each.name == self.node)
 
@@ -44,9 +49,9 @@ class Half(Network):
         assert self.loan is not None
         end, namespace = self.end, self._namespaces[self.node]
         wish = Wish(end.short_name, end.ifindex, end.mac, end.mtu_bytes, self.topology.layout.static)
-        self.nic = self.loan.take(namespace.netns_fd, wish)
+        nic = self.loan.take(namespace.netns_fd, wish)
         super()._make_interfaces()
-        made = Interface(replace(end, queues=self.nic.queues), namespace)
+        made = Interface(replace(end, queues=nic.queues), namespace)
         namespace.adopt({end.short_name: made}, self.interface)
         self._interfaces[end.name] = made
 

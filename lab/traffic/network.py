@@ -15,6 +15,7 @@ from lab.model import journal
 from lab.model.delivery import Delivery
 from lab.model.journal import note
 from lab.net import network as networks
+from lab.net.cable import laid
 from lab.net.topology import Topology
 from lab.traffic import recorder
 from lab.traffic.capture import Capture
@@ -31,10 +32,19 @@ LONGEST_EXCHANGE_S = 1.0
 
 
 class Network(networks.Network):
-    """Brings a topology up, sends frames and streams through it, and says what arrived."""
+    """Brings a topology up, sends frames and streams through it, and says what arrived.
+
+    One with a cable is a lab.physical.network.PhysicalNetwork; so is every pair while `pytest --physical` runs.
+    """
+
+    def __new__(cls, topology: Topology, *_: object) -> Network:
+        """Chooses between the two."""
+        if cls is Network and laid(topology).cable is not None:
+            from lab.physical.network import PhysicalNetwork as cls
+        return super().__new__(cls)
 
     def __init__(self, topology: Topology) -> None:
-        super().__init__(topology)
+        super().__init__(laid(topology))
         self._exchanger: Exchanger | None = None
         self._floods: Floods | None = None
 
