@@ -35,7 +35,8 @@
  *
  * SEVERAL CPUs: tracepoints of one socket come under its lock; resets without a socket touch no record.
  *
- * KERNEL 5.15 or later with BTF; why a reset was sent is known since 6.10. Tried on 6.18.
+ * KERNEL 5.15 or later with BTF. Since 6.10 the kernel tells of resets where nobody listens (before, RESET_SENT has a
+ * socket always), and why a reset was sent: what close() has for reasons since 6.12. Tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   TIME_WAIT: the kernel has no socket for it any more, a record ends as it begins. SYN_RECV of a server: the kernel

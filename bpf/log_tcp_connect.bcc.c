@@ -20,9 +20,9 @@
  * kernel's own connection (NFS) its thread.
  *
  * NOTHING IS LOST IN SILENCE
- *   totals         by enum total. STARTED is CONNECTED + ... + GIVEN_UP + those under way, and each that ended was sent
- *                  as an event but for EVENT_LOST, for which the ring buffer had no room. NO_ROOM: more connections
- *                  under way than the tables hold; they have no event
+ *   totals         by enum total. Each that ended is counted under its ending, and was sent as an event but for
+ *                  EVENT_LOST, for which the ring buffer had no room. STARTED: those that came to SYN_SENT. NO_ROOM:
+ *                  more connections under way than the tables hold; they have no event
  *   program.misses   the kernel skips a tracer that is interrupted by itself on one CPU, and counts that
  *
  * HOOKS

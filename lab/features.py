@@ -171,10 +171,14 @@ def _tool(command: str, _scratch: Scratch) -> str:
     return path
 
 
-def _bcc(_scratch: Scratch) -> str:
-    """Debian's package (not its namesake on PyPI) and its library; importing it would cost 200 ms."""
+def _bcc(scratch: Scratch) -> str:
     if os.environ.get("LAB_VM") == "tcg":
         raise Absent("this machine's processor is emulated: BCC's compiler takes 50 s there for each program")
+    return _bcc_compiler(scratch)
+
+
+def _bcc_compiler(_scratch: Scratch) -> str:
+    """Debian's package (not its namesake on PyPI) and its library; importing it would cost 200 ms."""
     found = find_spec("bcc")
     if found is None or not found.origin:
         raise Absent("Python finds no package bcc")
@@ -186,6 +190,15 @@ def _bcc(_scratch: Scratch) -> str:
     if Path(f"/lib/modules/{release}/build").exists():
         return "with this kernel's headers"
     return f"no headers of {release}: C that reads the kernel's own structures does not compile"
+
+
+def _room(_scratch: Scratch) -> str:
+    """What a hundred thousand connections take in the kernel, both ends, and as much again."""
+    told = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free_mib = int(told["MemAvailable"].split()[0]) // 1024
+    if free_mib < ROOM_MIB:
+        raise Absent(f"{free_mib:,} MiB of memory are free, and {ROOM_MIB:,} are wanted")
+    return f"{free_mib:,} MiB of memory are free"
 
 
 def _device(kind: str, since: str, config: str, gives: str) -> Feature:
@@ -212,6 +225,8 @@ _GENERIC = partial(probe_net.xdp_on_veth, flags=probe_net.XDP_FLAGS_SKB_MODE)
 _TRACER = "a kernel with CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE_WITH_DIRECT_CALLS; or tp_btf"
 _KPROBES = "a kernel with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS; or tp_btf, raw_tp, a tracepoint instead"
 _STREAMS = "a kernel with CONFIG_NET_SOCK_MSG and CONFIG_BPF_STREAM_PARSER"
+ROOM_MIB = 1536
+_BCC = "sudo apt-get install python3-bpfcc, then make setup"
 _CGROUPS = "mount -t cgroup2 none /sys/fs/cgroup, in a kernel with CONFIG_CGROUPS"
 
 FEATURES = _by_name(
@@ -227,12 +242,16 @@ FEATURES = _by_name(
         Feature("cgroup2", "programs at cgroup hooks", "Linux 4.10", _CGROUPS, probe_bpf.cgroup2),
         Feature("sock_ops", "TCP events of a cgroup", "Linux 4.13", "a kernel with CONFIG_CGROUP_BPF",
                 probe_bpf.sock_ops),
+        Feature("late_callbacks", "TCP events of sockets that were there before", "Linux 6.12", "a newer kernel; or "
+                "sockets that are made later", probe_bpf.late_callbacks),
         Feature("sk_lookup", "steering to a socket", "Linux 5.9", "a newer kernel", probe_bpf.sk_lookup),
         Feature("sk_reuseport", "choice in a group of sockets", "Linux 4.19", "a newer kernel", probe_bpf.sk_reuseport),
         Feature("sockmap", "messages from socket to socket", "Linux 4.14", _STREAMS, probe_bpf.sockmap),
         Feature("ringbuf", "ring buffers", "Linux 5.8", "a newer kernel", probe_bpf.ringbuf),
         Feature("tp_btf", "typed tracepoints", "Linux 5.5", "a kernel with CONFIG_DEBUG_INFO_BTF and CONFIG_BPF_EVENTS",
                 probe_bpf.tp_btf),
+        Feature("stray_reset", "resets where nobody listens", "Linux 6.10", "a newer kernel", probe_bpf.stray_reset),
+        Feature("reset_reason", "why a reset was sent", "Linux 6.12", "a newer kernel", probe_bpf.reset_reason),
         Feature("fentry", "programs at a function's entry", "Linux 5.5", _TRACER, probe_bpf.fentry),
         Feature("kprobe", "programs at any instruction", "Linux 4.17 (by perf)", _KPROBES, probe_bpf.kprobe),
         Feature("kprobe_multi", "programs at many functions", "Linux 5.18", "a kernel with CONFIG_FPROBE and "
@@ -255,7 +274,9 @@ FEATURES = _by_name(
         _program("clang", "clang", "compiles bpf/*.bpf.c"),
         _program("bpftool", "bpftool", "vmlinux.h"),
         _program("iperf3", "iperf3", "net.iperf3"),
-        Feature("bcc", "BCC-style programs", "", "sudo apt-get install python3-bpfcc, then make setup", _bcc, True),
+        Feature("room", "a hundred thousand connections", "", f"a machine with {ROOM_MIB:,} MiB free", _room, True),
+        Feature("bcc", "BCC-style programs", "", _BCC, _bcc, True),
+        Feature("bcc_compiler", "the same where a compile may take a minute", "", _BCC, _bcc_compiler, True),
     )
 )  # fmt: skip
 """Every feature by its name, as `@pytest.mark.needs("tcx")` says it."""

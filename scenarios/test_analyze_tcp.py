@@ -192,6 +192,7 @@ def test_what_was_there_before(net, bpf):
         assert lives(analysis)["UNKNOWN"].state == "CLOSE"
 
 
+@pytest.mark.needs("stray_reset")
 def test_namespaces_do_not_see_each_other(net, bpf):
     """Two programs at once, one for each end: each has its own end of a connection, and its own side of a refusal."""
     with watching(net, bpf, "client") as here, watching(net, bpf, "server") as there, ExitStack() as stack:
@@ -255,6 +256,7 @@ def unread(made: Any) -> None:
     made.client.close()
 
 
+@pytest.mark.needs("reset_reason")
 @families
 @pytest.mark.parametrize(
     ("act", "why"), ((linger, "ABANDONED"), (unread, "UNREAD_DATA")), ids=("linger", "unread data")
@@ -269,6 +271,7 @@ def test_who_sent_the_reset(net, bpf, act, why, ip):
     assert both["ACTIVE"].state == both["PASSIVE"].state == "CLOSE"
 
 
+@pytest.mark.needs("stray_reset")
 @families
 def test_a_refused_connection(net, bpf, ip):
     """Nobody listens: the client was reset in SYN_SENT, the server's kernel sent it for want of a socket."""
@@ -284,6 +287,7 @@ def test_a_refused_connection(net, bpf, ip):
     assert (refusal.local_port, refusal.remote_address) == (81, address(net, "client", ip))
 
 
+@pytest.mark.needs("stray_reset")
 def test_a_port_scan(net, bpf):
     """One address that is refused at 20 ports is an anomaly, at 19 it is not."""
     with watching(net, bpf, "server") as analysis, ExitStack() as stack:
@@ -500,6 +504,7 @@ def test_the_picture_is_one_that_the_report_shows(net, bpf):
     assert drawn.count("active") == drawn.count("passive") == 1
 
 
+@pytest.mark.needs("reset_reason")
 def test_what_a_person_sees(net, bpf):
     """The view has a row for each end, with the reset and who sent it, and the summary counts what happened."""
     program = analyze.load(bpf, namespaces=tuple(analyze.inode_of(net[name]) for name in ("client", "server")))

@@ -328,6 +328,7 @@ def test_lost_segments_are_sent_again(net, bpf, group):
     assert f"{flow.opener.retransmits} of " in alert.evidence and "packets sent again" in alert.evidence
 
 
+@pytest.mark.needs("late_callbacks")
 def test_sockets_that_were_there(net, bpf, group):
     """A connection older than the monitor has its state and its RTT at once, and later its end as an event."""
     with connected(net, 4) as made, watching(net, bpf, group, "server/eth0") as program:

@@ -403,22 +403,6 @@ def counts(program: Any) -> dict[str, tuple[int, int]]:
     return {each.call: (each.calls, each.errors) for each in trace.lines(program)}
 
 
-@pytest.mark.needs("kprobe")
-def test_kprobes_on_chosen_calls_tell_the_same(bpf):
-    """Where the kernel has kprobes: counts, errors, arguments and addresses as by tracepoints."""
-    chosen = ("getppid", "connect")
-    program = trace.load(bpf, pid=os.getpid(), own=True, call=chosen, hooks="kprobe")
-    with trace.attached(program, chosen), socket.socket(socket.AF_INET) as made:
-        ask(10)()
-        made.connect_ex(("255.255.255.255", 9))
-        descriptor = made.fileno()
-    assert {each.call: (each.calls, each.errors) for each in trace.lines(program)} == {
-        "getppid": (10, 0),
-        "connect": (1, 1),
-    }
-    assert told(program) == [f"connect({descriptor}, 255.255.255.255:9) = -1 ENETUNREACH"]
-
-
 @pytest.mark.blind("it is loaded and not attached: the verifier is asked, not the program")
 def test_the_verifier_takes_the_kprobes_on_any_kernel(bpf):
     """Loaded, not attached: what could only be refused there is seen here."""

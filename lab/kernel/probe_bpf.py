@@ -13,19 +13,37 @@ from pathlib import Path
 
 from lab.kernel import bpf, capabilities, libbpf, mounts, perf_event, tracefs
 from lab.kernel.bpf import MapSpec
+from lab.kernel.cgroup import Cgroup
 from lab.kernel.perf_event import Event
 from lab.kernel.probe_net import Absent, absent_on, loaded
 from lab.kernel.scratch import Scratch
-from lab.kernel.tiny_program import TinyProgram, returning
+from lab.kernel.tiny_program import TinyProgram, instruction, returning
 
 HASH, SOCKMAP, RINGBUF, BLOOM_FILTER = 1, 15, 27, 30  # enum bpf_map_type
 SOCKET_FILTER, KPROBE, TRACEPOINT, SOCK_OPS, SK_MSG = 1, 2, 5, 13, 16  # enum bpf_prog_type
 SK_REUSEPORT, TRACING, SK_LOOKUP = 21, 26, 30
 CGROUP_SOCK_OPS, SK_MSG_VERDICT, RAW_TP, FENTRY, SK_LOOKUP_HOOK, KPROBE_MULTI = 3, 7, 23, 24, 36, 42
+CGROUP_SOCK_ADDR, CGROUP_INET4_CONNECT = 18, 10
 SO_ATTACH_REUSEPORT_EBPF = 52
+SOL_TCP, TCP_BPF_SOCK_OPS_CB_FLAGS, BPF_FUNC_SETSOCKOPT = 6, 1008, 49
 ENOTSUPP = 524  # the kernel's own, which it should never let out
 FUNCTION = "bpf_fentry_test1"
 """The kernel has it for tests like these; it runs only under BPF_PROG_RUN of a tracing program."""
+SETTING_CALLBACKS = b"".join(
+    (
+        instruction(0x62, dst=10, offset=-4),  # u32 flags = 0, on the stack
+        instruction(0xB7, dst=2, immediate=SOL_TCP),
+        instruction(0xB7, dst=3, immediate=TCP_BPF_SOCK_OPS_CB_FLAGS),
+        instruction(0xBF, dst=4, src=10),
+        instruction(0x07, dst=4, immediate=-4),  # &flags
+        instruction(0xB7, dst=5, immediate=4),
+        instruction(0x85, immediate=BPF_FUNC_SETSOCKOPT),
+        instruction(0x15, offset=2),  # if it was done
+        returning(0),
+        returning(1),
+    )
+)
+"""Of connect4: refuses the connect() where the socket's callbacks cannot be set."""
 
 
 @contextmanager
@@ -52,13 +70,31 @@ def bloom(_scratch: Scratch) -> None:
 
 
 def dynptr_xdp(_scratch: Scratch) -> None:
-    """The kfunc that makes a dynptr of an XDP frame, by its name in the kernel's types."""
+    """The kfunc that makes a dynptr of an XDP frame."""
+    _named("function", "bpf_dynptr_from_xdp")
+
+
+def stray_reset(_scratch: Scratch) -> None:
+    """The tracepoint tells of resets without a socket, too ("trace: tcp: fully support trace_tcp_send_reset").
+
+    Seen by a type that came in the same version: to see such a reset takes a program that others' resets find, too.
+    """
+    _named("type", "sk_rst_reason")
+
+
+def reset_reason(_scratch: Scratch) -> None:
+    """The reasons that close() has for a reset; the tracepoint tells reasons since 6.10, these came in 6.12."""
+    _named("enumerator", "SK_RST_REASON_TCP_ABORT_ON_LINGER")
+
+
+def _named(kind: str, name: str) -> None:
+    """A name in the kernel's types."""
     try:
-        there = b"\0bpf_dynptr_from_xdp\0" in Path("/sys/kernel/btf/vmlinux").read_bytes()
+        there = f"\0{name}\0".encode() in Path("/sys/kernel/btf/vmlinux").read_bytes()
     except FileNotFoundError:
         raise Absent("the kernel has no BTF") from None
     if not there:
-        raise Absent("no function bpf_dynptr_from_xdp")
+        raise Absent(f"no {kind} {name}")
 
 
 def batch(_scratch: Scratch) -> None:
@@ -86,6 +122,21 @@ def sock_ops(scratch: Scratch) -> None:
     cgroup2(scratch)
     with mounts.folder("cgroup2") as root, absent_on(errno.EINVAL), loaded(TinyProgram(SOCK_OPS, returning(1))):
         bpf.prog_query(root, CGROUP_SOCK_OPS)
+
+
+def late_callbacks(scratch: Scratch) -> None:
+    """bpf_setsockopt() of a socket's callbacks: a connect() to nowhere, refused where the kernel cannot do it."""
+    cgroup2(scratch)
+    hook = TinyProgram(CGROUP_SOCK_ADDR, SETTING_CALLBACKS, CGROUP_INET4_CONNECT)
+    with loaded(hook) as program, Cgroup() as group, scratch.inside():
+        link = bpf.link_create(program, group.cgroup_fd, CGROUP_INET4_CONNECT)
+        try:
+            with group.entered(), socket.socket(socket.AF_INET, socket.SOCK_STREAM) as client:
+                answer = client.connect_ex(("127.0.0.1", 9))
+        finally:
+            os.close(link)
+    if answer == errno.EPERM:
+        raise Absent("bpf_setsockopt() does not know TCP_BPF_SOCK_OPS_CB_FLAGS")
 
 
 def sk_lookup(scratch: Scratch) -> None:
