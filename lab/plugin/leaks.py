@@ -52,8 +52,6 @@ class Leaks:
         self._every = every
         """All tests, or those alone that use a fixture of the lab."""
         self._before: frozenset[Thing] | None = None
-        self._known: frozenset[Thing] | None = None
-        """What was there behind the last test, where that left nothing: a look that need not be taken again."""
         self._memory_bytes = 0
         self._to_judge = False
         self._adopted: dict[Thing, tuple[str, str]] = {}
@@ -67,9 +65,8 @@ class Leaks:
         self._before = None
         if self._every or fixtures_of(item):
             self._look_at_late()
-            self._before, self._memory_bytes = self._known or belongings.now(), belongings.memory_bytes()
+            self._before, self._memory_bytes = belongings.now(), belongings.memory_bytes()
             self._to_judge = True
-        self._known = None
         return (yield)
 
     @pytest.hookimpl(wrapper=True)
@@ -131,10 +128,7 @@ class Leaks:
         collected = False
         while True:
             under_way = closing.pending()
-            there = belongings.now()
-            left = [each for each in there - before - self._adopted.keys() if not _stays(each)]
-            if not left and not under_way:
-                self._known = there
+            left = [each for each in belongings.now() - before - self._adopted.keys() if not _stays(each)]
             if not left or under_way or time.monotonic() > deadline:
                 return {each: str(each) for each in left}, under_way
             if not collected:

@@ -61,6 +61,38 @@ def test_examples_of_another_project_are_not_stored(pytester: pytest.Pytester) -
     assert not (pytester.path / "reports").exists()
 
 
+def test_scenarios_of_another_project_are_not_stored(pytester: pytest.Pytester) -> None:
+    """Others call theirs so too (of behaviour, of load): those that import nothing of the lab leave no file."""
+    (pytester.mkdir("scenarios") / "test_login.py").write_text("def test_it(): pass")
+    result = pytester.runpytest_subprocess()
+    result.assert_outcomes(passed=1)
+    result.stdout.no_fnmatch_line("*bpflab: run*")
+    assert not (pytester.path / "reports").exists()
+
+
+def test_objects_of_strangers_are_not_asked(pytester: pytest.Pytester) -> None:
+    """A proxy that may not be touched outside of its application lies in a module with a fixture `net`."""
+    pytester.makepyfile(
+        """
+        import pytest
+
+        class Proxy:
+            def __getattribute__(self, name):
+                raise RuntimeError("working outside of the application")
+
+        request = Proxy()
+
+        @pytest.fixture
+        def net():
+            return 1
+
+        def test_it(net):
+            assert net
+        """
+    )
+    pytester.runpytest_subprocess().assert_outcomes(passed=1)
+
+
 def test_a_marker_of_the_same_name_is_left_alone(pytester: pytest.Pytester) -> None:
     """A project that describes a marker `needs` has its own."""
     pytester.makeini("[pytest]\nmarkers =\n    needs(device): our own")
@@ -91,6 +123,28 @@ def test_tests_that_another_plugin_runs_are_left_alone(pytester: pytest.Pytester
     )
     pytester.makepyfile("def test_it(): pass\n\ndef test_fails(): assert 1 == 2")
     pytester.runpytest_subprocess().assert_outcomes(passed=1, failed=1)
+
+
+def test_what_other_plugins_hold_is_no_leak(pytester: pytest.Pytester) -> None:
+    """A watchdog of pytest-timeout begins before the setup of a test and ends behind its teardown."""
+    pytester.makeconftest(
+        """
+        import threading
+        import pytest
+
+        @pytest.hookimpl(wrapper=True, tryfirst=True)
+        def pytest_runtest_protocol(item):
+            watchdog = threading.Timer(60, print)
+            watchdog.start()
+            try:
+                return (yield)
+            finally:
+                watchdog.cancel()
+                watchdog.join()
+        """
+    )
+    pytester.makepyfile("def test_one(): pass\n\ndef test_other(): pass\n\ndef test_third(): pass")
+    pytester.runpytest_subprocess("--lab-leaks=all").assert_outcomes(passed=3)
 
 
 def test_nothing_heavy_is_imported(pytester: pytest.Pytester) -> None:
