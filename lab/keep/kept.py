@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import socket
 import struct
@@ -25,8 +26,8 @@ from lab.wait import wait_until
 if TYPE_CHECKING:
     from lab.net.network import Network
 
-BEGINNING = "@" + keeper.ADDRESS[1:]
 ALPHABET = "abcdefghjkmnpqrstuvwxyz"  # none that looks like another one
+LISTENER = re.compile(rf"^\w+: \w+ \w+ 00010000 .* @{keeper.ADDRESS[1:]}([{ALPHABET}]{{4}})$", re.MULTILINE)
 BPF_PROGRAM, BPF_MAP = "anon_inode:bpf-prog", "anon_inode:bpf-map"
 BPF_DESCRIPTORS = ("anon_inode:bpf", "anon_inode:[perf_event]")
 READY_WITHIN_S = 5.0
@@ -108,7 +109,7 @@ def every_kept() -> list[Kept]:
     """Those of this user on this machine, oldest first."""
     found = []
     for name in _names():
-        with suppress(ConnectionError, LabError):  # ended between the two looks, or another user's
+        with suppress(OSError, LabError):  # ended between the two looks, or another user's, or of no use
             found.append(_described(name))
     return sorted(found, key=lambda each: each.since)
 
@@ -128,13 +129,11 @@ def find(name: str) -> Kept:
 
 
 def _names() -> list[str]:
-    """The kernel lists abstract sockets with an @ for their zero byte (proc_net(5)); a listener's is flagged 10000."""
-    names = set()
-    for line in Path("/proc/net/unix").read_text(errors="replace").splitlines():
-        _, _, _, flags, *_, last = line.split()
-        if last.startswith(BEGINNING) and int(flags, 16) & 0x10000:
-            names.add(last.removeprefix(BEGINNING))
-    return sorted(names)
+    """The kernel lists abstract sockets with an @ for their zero byte (proc_net(5)); a listener's is flagged 10000.
+
+    Any user may give a socket any name, line ends and all.
+    """
+    return sorted(set(LISTENER.findall(Path("/proc/net/unix").read_text(errors="replace"))))
 
 
 def _new_name() -> str:

@@ -206,3 +206,28 @@ def test_another_user_gets_no_answer(desk: Desk) -> None:
     said, errors = process.communicate(timeout=20)
     assert said.strip() == "0" or "reset" in errors or "Broken pipe" in errors
     assert [each["name"] for each in desk.kept()] == [kept["name"]]
+
+
+def test_a_socket_of_any_name_disturbs_nobody(desk: Desk) -> None:
+    """Names of sockets are whatever a user likes, line ends and all; one of a network that is none answers nothing."""
+    names = ["\0a\nb c\n@bpflab-kept-x", "\0bpflab-kept-", "\0bpflab-kept-mine mine", "\0bpflab-kept-deaf"]
+    script = f"""
+import socket, sys
+every = [socket.socket(socket.AF_UNIX) for _ in range(4)]
+for each, name in zip(every, {names!r}):
+    each.bind(name)
+    each.listen()
+print("ready", flush=True)
+every[3].accept()[0].close()
+sys.stdin.read()
+"""
+    process = desk.namespace.popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stdout.readline() == "ready\n"
+        shown = desk.lab("show")
+        assert (shown.returncode, shown.stderr) == (0, "")
+        assert "No network is kept" in shown.stdout
+    finally:
+        process.communicate()
