@@ -75,6 +75,16 @@ def test_what_stays_green_is_listed(tmp_path: Path) -> None:
     assert done.returncode == 1
 
 
+def test_workers_that_a_project_asks_for_are_not_used(tmp_path: Path) -> None:
+    """With `-n 2` in its settings its scenarios are judged as without."""
+    (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = -n 2\n")
+    (tmp_path / "scenarios").mkdir()
+    (tmp_path / "scenarios" / "test_it.py").write_text('def test_hollow(bpf):\n    bpf.load("xdp_filter")\n')
+    done = subprocess.run([*LAB, "blind"], cwd=tmp_path, capture_output=True, text=True, timeout=120, check=False)
+    counts = json.loads(done.stdout.splitlines()[-1])
+    assert (done.returncode, counts["scenarios"], counts["wrong"]) == (1, 1, 1)
+
+
 @pytest.mark.parametrize(("verdict", "action"), [("pass", Action.XDP_PASS), ("drop", Action.XDP_DROP)])
 def test_a_blind_program_has_one_verdict_and_its_maps(
     monkeypatch: pytest.MonkeyPatch, verdict: str, action: Action
