@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from lab.errors import LabError, NeedsRoot, VerifierError
-from lab.model.journal import Journal, journal, note
-from lab.plugin.uses import fixtures_of
+from lab.model.journal import journal, note
+from lab.plugin.journal import give_journal, journal_of
+from lab.plugin.uses import fixtures_of, knows_the_lab
 
 if TYPE_CHECKING:
     from lab.bench.bench import Bench
@@ -26,8 +27,8 @@ if TYPE_CHECKING:
     from lab.net.topology import Topology
     from lab.traffic.network import Network
 
+FOLDERS = frozenset({"scenarios", "benchmarks", "examples"})
 NEEDS = "needs(feature, ...): skip, with the reason, where the kernel lacks one of them"
-_journal_key = pytest.StashKey[Journal]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -164,7 +165,7 @@ def _is_marker_of_another(config: pytest.Config) -> bool:
 def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
     """Keeps a journal from the first line of setup to the last of teardown."""
     with journal() as kept:
-        item.stash[_journal_key] = kept
+        give_journal(item, kept)
         return (yield)
 
 
@@ -178,20 +179,24 @@ def pytest_runtest_makereport(
         note("evidence", {"title": "verifier log", "text": call.excinfo.value.log})
     if about := _about(item):
         notes: dict[str, list[Any]] = {}
-        for each in item.stash.setdefault(_journal_key, Journal()).notes if report.when == "teardown" else ():
+        for each in journal_of(item).notes if report.when == "teardown" else ():
             notes.setdefault(each.kind, []).append(dict(each.data))
         vars(report)["lab"] = {"about": about, "notes": notes}  # each phase: a worker that dies sends no teardown
     return report
 
 
 def _about(item: pytest.Item) -> dict[str, str] | None:
-    """Kind, program and title of a test whose result is stored: those below scenarios/, benchmarks/ and examples/.
+    """Kind, program and title of a test whose result is stored; None for the tests of others.
 
-    A project without scenarios/ (many have examples/) stores every test that uses a fixture of the lab.
+    Those that know the lab, below scenarios/, benchmarks/ and examples/; in a project without scenarios/ (many have
+    examples/) those that use a fixture of the lab.
     """
     root = item.config.rootpath
-    inside = {"scenarios", "benchmarks", "examples"} & set(item.path.parts[len(root.parts) :])
-    if not (inside if (root / "scenarios").exists() else fixtures_of(item)):
+    if (root / "scenarios").exists():
+        inside = not FOLDERS.isdisjoint(item.path.parts[len(root.parts) :])
+        if not inside or not knows_the_lab(item):
+            return None
+    elif not fixtures_of(item):
         return None
     kind, _, stem = item.path.stem.partition("_")
     document = inspect.getdoc(getattr(item, "function", None)) or item.name.replace("_", " ")

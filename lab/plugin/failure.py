@@ -15,6 +15,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.model.journal import Journal, note
+from lab.plugin.journal import journal_of
 from lab.plugin.uses import fixtures_of
 
 if TYPE_CHECKING:
@@ -34,7 +35,18 @@ class Kept:
 
     command: str = ""
     folder: str = ""
-    sentence: str = ""
+    remarks: tuple[str, ...] = ()
+    """What of it cannot be done again, or why nothing can."""
+    trouble: str = ""
+    """Why nothing is left."""
+
+    def to_text(self) -> str:
+        """For a terminal."""
+        if not self.folder:
+            return self.trouble
+        again = "".join([f"Again: {self.command}", *(f"\n  but {each}" for each in self.remarks)])
+        none = f"No replay: {'; '.join(self.remarks)}"
+        return f"{again if self.command else none}\nFrames, object and maps: {self.folder}"
 
 
 class Explainer:
@@ -45,13 +57,15 @@ class Explainer:
         self._recorder: Recorder | None = None
         self._net: Network | None = None
         self._comparison: Comparison | None = None
+        self._listens = False
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_runtest_setup(self, item: pytest.Item) -> None:
         """A test that uses the lab and measures nothing keeps its steps."""
         self._comparison = None
         fixtures = fixtures_of(item)
-        if fixtures & USES and "bench" not in fixtures and not os.environ.get(BLIND):
+        self._listens = bool(fixtures & USES) and "bench" not in fixtures and not os.environ.get(BLIND)
+        if self._listens:
             journal_of(item).clock = lambda: 0
 
     @pytest.hookimpl(wrapper=True)
@@ -70,6 +84,7 @@ class Explainer:
         """The end of a test ends the recording, before its network goes down."""
         self._watch.close()
         self._recorder = self._net = self._comparison = None
+        self._listens = False
         journal = journal_of(item)
         journal.clock = None
         journal.steps.clear()  # they hold programs, maps and frames
@@ -89,9 +104,10 @@ class Explainer:
 
     def pytest_assertrepr_compare(self, op: str, left: object, right: object) -> None:
         """Asked by pytest how to show a comparison that failed: its operands are kept, and pytest shows them itself."""
-        from lab.failure.evidence import Comparison
+        if self._listens:
+            from lab.failure.evidence import Comparison
 
-        self._comparison = Comparison(op, left, right)
+            self._comparison = Comparison(op, left, right)
 
     def pytest_unconfigure(self) -> None:
         """The recorder goes with the session."""
@@ -127,8 +143,9 @@ class Explainer:
         sentence = headline(evidence, found)
         kept = self._keep(item, journal, sentence, {each.name: each.lines for each in evidence.maps})
         rows = [each.as_dict() for each in found]
-        note("failure", {"headline": sentence, "findings": rows, "replay": kept.command, "folder": kept.folder})
-        return "\n".join([each for each in (to_text(found), kept.sentence) if each])
+        again = {"replay": kept.command, "folder": kept.folder, "remarks": list(kept.remarks)}
+        note("failure", {"headline": sentence, "findings": rows, **again})
+        return "\n".join([each for each in (to_text(found), kept.to_text()) if each])
 
     def _keep(self, item: pytest.Item, journal: Journal, sentence: str, maps: dict[str, Any]) -> Kept:
         """Everything that a replay needs, beside the stored runs."""
@@ -150,15 +167,8 @@ class Explainer:
         try:
             folder = keep(runs / "failures", name, about, script, frames)
         except LabError as error:
-            return Kept(sentence=str(error))
-        command = f"lab replay {name}" if script.steps else ""
-        why_not = "; ".join(script.remarks) or "nothing was loaded, run or sent by the lab's own means"
-        again = f"Again: {command}" if command else f"No replay: {why_not}"
-        return Kept(command, str(folder), f"{again}\nFrames, object and maps: {folder}")
-
-
-def journal_of(item: pytest.Item) -> Journal:
-    """The journal of a test that runs; one that nobody writes where another plugin runs it past pytest's protocol."""
-    from lab.pytest_plugin import _journal_key
-
-    return item.stash.setdefault(_journal_key, Journal())
+            return Kept(trouble=str(error))
+        remarks = tuple(dict.fromkeys(script.remarks))
+        if not script.steps:
+            return Kept("", str(folder), remarks or ("nothing was loaded, run or sent by the lab's own means",))
+        return Kept(f"lab replay {name}", str(folder), remarks)

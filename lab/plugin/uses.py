@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
+from types import FunctionType, ModuleType
 
 import pytest
 
@@ -16,6 +18,15 @@ def fixtures_of(item: pytest.Item) -> frozenset[str]:
     return frozenset(name for name in named if _is_of_the_lab(name, definitions.get(name, ())))
 
 
+def knows_the_lab(item: pytest.Item) -> bool:
+    """Whether its module imports anything of the lab, or that of a fixture that it uses does."""
+    module = getattr(item, "module", None)
+    if module is not None and _imports_the_lab(vars(module)):
+        return True
+    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    return any(_knows_the_lab(each.func) for every in definitions.values() for each in every)
+
+
 def _is_of_the_lab(name: str, definitions: tuple[pytest.FixtureDef[object], ...]) -> bool:
     """The last definition is the test's own; it overrides the one before it, and may ask for that."""
     for each in reversed(definitions):
@@ -27,11 +38,18 @@ def _is_of_the_lab(name: str, definitions: tuple[pytest.FixtureDef[object], ...]
 
 
 def _knows_the_lab(function: object) -> bool:
-    """Whether its module has imported anything of the lab."""
-    names = getattr(inspect.unwrap(function), "__globals__", {})  # type: ignore[arg-type]
+    return _imports_the_lab(getattr(inspect.unwrap(function), "__globals__", {}))  # type: ignore[arg-type]
+
+
+def _imports_the_lab(names: Mapping[str, object]) -> bool:
     return any(_package(each) == "lab" for each in names.values())
 
 
 def _package(value: object) -> str:
-    home = value.__name__ if inspect.ismodule(value) else getattr(value, "__module__", None)
+    """By its type, never by a question to the object: some of strangers' connect to a database when they are asked."""
+    kind = type(value)
+    if issubclass(kind, ModuleType):
+        home = ModuleType.__getattribute__(value, "__dict__").get("__name__")
+    else:
+        home = getattr(value if issubclass(kind, type | FunctionType) else kind, "__module__", None)
     return str(home).partition(".")[0]

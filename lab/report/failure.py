@@ -16,6 +16,8 @@ class Explained:
     findings: tuple[Finding, ...]
     replay: str = ""
     folder: str = ""
+    remarks: tuple[str, ...] = ()
+    """What a replay cannot do again."""
 
 
 def explained(note: Mapping[str, Any]) -> Explained:
@@ -26,7 +28,9 @@ def explained(note: Mapping[str, Any]) -> Explained:
             found.append(Finding.from_dict(each))
         except (KeyError, TypeError, ValueError):
             continue
-    return Explained(tuple(found), str(note.get("replay") or ""), str(note.get("folder") or ""))
+    said = note.get("remarks")
+    remarks = tuple(map(str, said)) if isinstance(said, list) else ()
+    return Explained(tuple(found), str(note.get("replay") or ""), str(note.get("folder") or ""), remarks)
 
 
 def headline(notes: Sequence[Mapping[str, Any]]) -> str:

@@ -91,7 +91,7 @@ def test_a_run_is_whole_or_absent(project: pytest.Pytester) -> None:
 def test_a_skip_keeps_its_reason(pytester: pytest.Pytester) -> None:
     """The report can say why a scenario did not run."""
     (pytester.mkdir("scenarios") / "test_x.py").write_text(
-        "import pytest\ndef test_y(): pytest.skip('no kprobes here')"
+        "import lab, pytest\ndef test_y(): pytest.skip('no kprobes here')"
     )
     pytester.runpytest_subprocess().assert_outcomes(skipped=1)
     assert stored_run(pytester).results[0].reason == "no kprobes here"
@@ -152,6 +152,7 @@ def test_a_stored_path_is_printed(project: pytest.Pytester) -> None:
 
 
 EXPECTED = """
+import lab
 import pytest
 
 @pytest.mark.xfail(reason="the kernel lacks it")
