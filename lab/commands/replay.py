@@ -10,6 +10,7 @@ import click
 
 from lab.errors import NeedsRoot
 from lab.failure.text import printable
+from lab.kernel import capabilities
 from lab.project import find_project
 
 if TYPE_CHECKING:
@@ -31,14 +32,15 @@ def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> 
     ID is what the failure printed, the beginning of it, or "last". Exit status 1: it happens again, as at the failure;
     0: something comes out otherwise; 2: nothing could be compared, or it differs and not all of it was done again.
     """
-    import os
-
     from lab.replay.again import replay
     from lab.replay.folder import read_failure
 
     found = read_failure((runs or find_project(Path.cwd()) / "reports" / "runs") / "failures", failure)
-    if os.geteuid():
-        raise NeedsRoot(f"replay {found.id}: namespaces and BPF programs need root", mend=f"sudo lab replay {found.id}")
+    if lacking := capabilities.lacking():
+        raise NeedsRoot(
+            f"replay {found.id}: namespaces and BPF programs need root, or {', '.join(lacking)}",
+            mend=f"sudo lab replay {found.id}",
+        )
     _say([found.nodeid, f"  at the failure: {found.headline}"])
     done = replay(found, now=now)
     _say(_outcomes(done.outcomes))

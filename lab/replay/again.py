@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from lab.bpf.loading import Wishes, load_file
 from lab.bpf.map import Table
-from lab.errors import LabError, RunError
+from lab.errors import LabError, RunError, StoreError
 from lab.failure.frame import read_frame, without_id
 from lab.model.action import Direction, Mode
 from lab.replay.folder import Failure
@@ -62,7 +62,7 @@ def replay(failure: Failure, *, now: bool = False) -> Replayed:
     `now` compiles the programs' sources as they are today, to see whether a change has mended it. LabError where the
     script cannot be run at all; a step that cannot be done is a remark.
     """
-    done = Replayed(remarks=[*failure.script["remarks"]])
+    done = Replayed(remarks=[*failure.script["remarks"], *_not_known(failure)])
     with ExitStack() as stack:
         net, recorder = _network(failure, stack, done)
         first = _Stage(failure, now, net, recorder, done)
@@ -82,7 +82,14 @@ def replay(failure: Failure, *, now: bool = False) -> Replayed:
             stack.callback(second.close)
             for number, step in enumerate(failure.script["steps"]):
                 second.do(number, step)
+    done.remarks = list(dict.fromkeys(done.remarks))
     return done
+
+
+def _not_known(failure: Failure) -> Iterator[str]:
+    for kind in dict.fromkeys(str(step.get("do")) for step in failure.script["steps"]):
+        if not hasattr(_Stage, f"_do_{kind}"):
+            yield f"this lab does not know what a step {kind!r} is"
 
 
 def _network(failure: Failure, stack: ExitStack, done: Replayed) -> tuple[Network | None, Recorder | None]:
@@ -91,7 +98,11 @@ def _network(failure: Failure, stack: ExitStack, done: Replayed) -> tuple[Networ
     from lab.traffic.network import Network
     from lab.traffic.recorder import Recorder
 
-    net = stack.enter_context(Network(topology_from_dict(failure.script["topology"])))
+    try:
+        topology = topology_from_dict(failure.script["topology"])
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        raise StoreError(f"replay {failure.id}: its topology cannot be read ({error!r})") from error
+    net = stack.enter_context(Network(topology))
     try:
         recorder = Recorder(departures=True)
     except LabError as error:
@@ -102,7 +113,7 @@ def _network(failure: Failure, stack: ExitStack, done: Replayed) -> tuple[Networ
 
 
 class _Actor:
-    """Loads, writes and attaches as the script says; what else a step is, the subclasses know."""
+    """Loads and writes as the script says; what else a step is, the subclasses know. A method `_do_X` does a step X."""
 
     def __init__(self, failure: Failure, now: bool, net: Network | None, done: Replayed) -> None:
         self.failure, self.now, self.net, self.done = failure, now, net, done
@@ -114,14 +125,19 @@ class _Actor:
         self._stack.close()
 
     def do(self, number: int, step: Mapping[str, Any]) -> None:
-        """One step; one that cannot be done is a remark, and the rest goes on."""
-        act = getattr(self, f"_{step['do']}", None)
+        """One step; one that cannot be done is a remark, and the rest goes on. Nothing can without a program."""
+        kind = step.get("do")
+        act = getattr(self, f"_do_{kind}", None)
         if act is None:
             return
         try:
             act(number, step)
-        except (LabError, OSError, KeyError, IndexError) as error:
-            self.done.remarks.append(f"step {number} ({step['do']}): {str(error).partition(chr(10))[0]}")
+        except (LabError, OSError) as error:
+            if kind == "load":
+                raise
+            self.done.remarks.append(f"step {number} ({kind}): {str(error).partition(chr(10))[0]}")
+        except (LookupError, TypeError, ValueError) as error:
+            self.done.remarks.append(f"step {number} ({kind}): it cannot be understood: {error!r}")
 
     def table(self, found: Sequence[Any]) -> Table:
         """The map that a step is about."""
@@ -133,14 +149,14 @@ class _Actor:
         program: Program = self.programs[found[0]].programs[found[1]]
         return program
 
-    def _load(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_load(self, _: int, step: Mapping[str, Any]) -> None:
         share = {name: self.table(found) for name, found in step["share"].items()}
-        wishes = Wishes(step["program"], unplain(step["knobs"]), step["max_entries"], share)
+        wishes = Wishes(step["program"], unplain(step["knobs"]), step["max_entries"], share, step.get("cflags", ()))
         program = load_file(self.failure.object_file(len(self.programs), now=self.now), wishes)
         self._stack.callback(program.close)
         self.programs.append(program)
 
-    def _write(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_write(self, _: int, step: Mapping[str, Any]) -> None:
         table, key = self.table(step["map"]), bytes.fromhex(step["key"])
         if "refers_to" in step:
             if step["refers_to"] is not None:
@@ -151,18 +167,18 @@ class _Actor:
             return
         table.write_raw(key, bytes.fromhex(step["value"]), 1)
 
-    def _write_many(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_write_many(self, _: int, step: Mapping[str, Any]) -> None:
         keys, values = bytes.fromhex(step["keys"]), bytes.fromhex(step["values"])
         self.table(step["map"]).write_raw(keys, values, step["count"])
 
-    def _delete(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_delete(self, _: int, step: Mapping[str, Any]) -> None:
         table = self.table(step["map"])
         del table[table.key_layout.decode(bytes.fromhex(step["key"]))]
 
-    def _clear(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_clear(self, _: int, step: Mapping[str, Any]) -> None:
         self.table(step["map"]).clear()
 
-    def _write_global(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_write_global(self, _: int, step: Mapping[str, Any]) -> None:
         self.programs[step["object"]].globals.write_raw(step["name"], bytes.fromhex(step["value"]))
 
 
@@ -179,7 +195,7 @@ class _Stage(_Actor):
         self.entered: dict[int, list[tuple[Sequence[Any], str, bytes]]] = {}
         """Step to the frames that a program met then: which program, where, and the frame as it came."""
 
-    def _attach(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_attach(self, _: int, step: Mapping[str, Any]) -> None:
         options = {name: _option(name, each) for name, each in step["options"].items()}
         made = self.program(step["program"]).attach(self._target(step["target"]), **options)
         self._stack.callback(made.detach)
@@ -190,11 +206,11 @@ class _Stage(_Actor):
             return None
         return self.net.interface(name) if "/" in name else self.net[name]
 
-    def _detach(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_detach(self, _: int, step: Mapping[str, Any]) -> None:
         if step["attachment"] in self.attached:
             self.attached.pop(step["attachment"])[2].detach()
 
-    def _send(self, number: int, step: Mapping[str, Any]) -> None:
+    def _do_send(self, number: int, step: Mapping[str, Any]) -> None:
         from lab.traffic.stream import Stream
 
         net = self._only_net()
@@ -207,7 +223,7 @@ class _Stage(_Actor):
         self._came(stream.name, then, f"{delivery.received:,} of {delivery.offered:,} arrived")
         self._keep(number, begun)
 
-    def _exchange(self, number: int, step: Mapping[str, Any]) -> None:
+    def _do_exchange(self, number: int, step: Mapping[str, Any]) -> None:
         net = self._only_net()
         frames, begun = [bytes.fromhex(each) for each in step["frames"]], self._position()
         received = net.exchange(frames, at=step["at"], count=step["count"], canary=False)
@@ -220,7 +236,7 @@ class _Stage(_Actor):
             raise LabError("the scenario had several networks, or one that is not described")
         return self.net
 
-    def _run(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_run(self, _: int, step: Mapping[str, Any]) -> None:
         program, frame = self.program(step["program"]), bytes.fromhex(step["frame"])
         context, ingress = bytes.fromhex(step["context"]) or None, self._ingress(step["ingress"])
         result = program.run(frame or None, repeat=step.get("repeat", 1), context=context, ingress=ingress)
@@ -229,7 +245,7 @@ class _Stage(_Actor):
     def _ingress(self, name: str | None) -> Any:
         return self._target(name) if self.net is not None else None
 
-    def _run_many(self, _: int, step: Mapping[str, Any]) -> None:
+    def _do_run_many(self, _: int, step: Mapping[str, Any]) -> None:
         program, frames = self.program(step["program"]), [bytes.fromhex(each) for each in step["frames"]]
         for frame, then, result in zip(frames, step["results"], program.run_many(frames), strict=True):
             self._ran(program, frame, then, result)
@@ -272,13 +288,13 @@ class _Runs(_Actor):
         super().__init__(failure, now, net, done)
         self.entered = entered
 
-    def _send(self, number: int, _: Mapping[str, Any]) -> None:
+    def _do_send(self, number: int, _: Mapping[str, Any]) -> None:
         for found, name, frame in self.entered.get(number, ()):
             program = self.program(found)
             verdict = verdict_of(self._result(program, name, frame))
             self.done.verdicts[f"{program.name} at {name}", verdict, read_frame(frame).summary] += 1
 
-    _exchange = _send
+    _do_exchange = _do_send
 
     def _result(self, program: Program, name: str, frame: bytes) -> Any:
         """As if it came from there; where the kernel wants more for that, from nowhere."""

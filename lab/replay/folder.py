@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Any
 
 from lab.errors import StoreError
+from lab.project import trusted
 from lab.replay.script import Script
 
 NAME, FRAMES = "failure.json", "frames.pcapng"
 KEPT = 40
 SCHEMA = 1
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
+OBJECT = re.compile(r"[0-9]+/[^/]+")
+"""Relative to the folder."""
 
 
 @dataclass(frozen=True)
@@ -33,8 +36,11 @@ class Failure:
     folder: Path
 
     def object_file(self, number: int, *, now: bool) -> Path:
-        """The object of that number in the script; `now`: its source as it is today."""
-        return Path(self.script["sources"][number]) if now else self.folder / self.script["objects"][number]
+        """The object of that number in the script; `now`: its source as it is today.
+
+        LabError where somebody else may have put it there: it is about to be loaded.
+        """
+        return trusted(Path(self.script["sources"][number]) if now else self.folder / self.script["objects"][number])
 
 
 def keep(failures: Path, name: str, about: Mapping[str, Any], script: Script, pcapng: bytes) -> Path:
@@ -46,9 +52,9 @@ def keep(failures: Path, name: str, about: Mapping[str, Any], script: Script, pc
     _sweep(failures)
     try:
         hidden.mkdir(parents=True)
-        for name, each in zip(script.names, script.objects, strict=True):
-            (hidden / name).parent.mkdir()
-            _write(hidden / name, each.read_bytes())
+        for place, each in zip(script.names, script.objects, strict=True):
+            (hidden / place).parent.mkdir()
+            _write(hidden / place, each.read_bytes())
         if pcapng:
             _write(hidden / FRAMES, pcapng)
         text = json.dumps({"schema": SCHEMA, **about, "script": script.as_dict()}, separators=(",", ":"), default=str)
@@ -77,12 +83,24 @@ def read_failure(failures: Path, name: str) -> Failure:
         raise StoreError(what, mend=mend)
     folder = failures / fitting[0]
     try:
+        trusted(folder / NAME)
         data = json.loads((folder / NAME).read_text(encoding="utf-8"))
         if data["schema"] != SCHEMA:
             raise ValueError(f"schema {data['schema']} is not {SCHEMA}")
+        _check(data)
         return Failure(fitting[0], data["nodeid"], data["headline"], data["script"], data["maps"], folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise StoreError(f"read {folder / NAME}: no stored failure ({error})", mend="delete the folder") from error
+
+
+def _check(data: Mapping[str, Any]) -> None:
+    """Of the shape that a replay goes through; what a step says is looked at when it is done."""
+    script = data["script"]
+    lists = (script["objects"], script["sources"], script["steps"], script["remarks"], *data["maps"].values())
+    if not all(isinstance(each, list) for each in lists) or not all(isinstance(each, dict) for each in script["steps"]):
+        raise TypeError("not of its shape")
+    if not all(OBJECT.fullmatch(each) for each in script["objects"]):
+        raise ValueError("an object that is not in its folder")
 
 
 def _stored(failures: Path) -> list[str]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from lab.cli import run as lab
+from lab.kernel import capabilities
 
 MARKED = """
 #include <linux/bpf.h>
@@ -56,6 +60,7 @@ def failed(folder: Path, line: str, text: str = SCENARIO) -> list[str]:
     command = [sys.executable, "-m", "pytest", "-p", "no:randomly", "-p", "no:cacheprovider"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60)
     assert "== 99" in done.stdout, done.stdout + done.stderr
+    (folder / "said").write_text(done.stdout)
     return ["replay", "last", "--runs", str(folder / "reports" / "runs")]
 
 
@@ -87,3 +92,82 @@ def test_a_flood_is_a_remark_and_no_proof(tmp_path: Path, capsys: pytest.Capture
     flood = 'with program.attach(net.interface("b")): net.flood("a", udp(net, "a", "b", dst_port=9), count=100)'
     assert lab(failed(tmp_path, flood)) == 2
     assert "remark      the flood from a is not sent again" in capsys.readouterr().out
+    assert "\n  but the flood from a is not sent again\n" in (tmp_path / "said").read_text()
+
+
+def folder_of(words: list[str]) -> Path:
+    """That of the one failure which is kept."""
+    (found,) = Path(words[-1], "failures").iterdir()
+    return found
+
+
+SPOILED: dict[str, Any] = {
+    "steps": 7,
+    "steps of another kind": {"steps": [{"do": "close"}, {"do": "dict"}, {"no": "kind"}]},
+    "a frame that is none": {"steps": [{"do": "run", "program": [0, "marked"], "frame": "zz", "context": ""}]},
+    "an object elsewhere": {"objects": ["../../../marked.bpf.o"]},
+    "an object anywhere": {"objects": ["/etc/passwd"]},
+    "a topology": {"topology": {"namespaces": "many"}},
+    "no remarks": {"remarks": None},
+}
+
+
+@pytest.mark.parametrize("what", SPOILED)
+def test_a_spoiled_file_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+    """Whatever was written into it: status 2 and no traceback."""
+    words = failed(tmp_path, "pass")
+    place = folder_of(words) / "failure.json"
+    data = json.loads(place.read_text())
+    spoiled = SPOILED[what] if isinstance(SPOILED[what], dict) else {what: SPOILED[what]}
+    data["script"].update(spoiled)
+    place.write_text(json.dumps(data))
+    assert lab(words) == 2
+    said = capsys.readouterr()
+    assert "remark" in said.out or said.err.startswith("lab: ")
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"schema":1}', b'{"schema":9}'])
+def test_a_file_that_is_cut_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str], raw: bytes) -> None:
+    """It names the file."""
+    folder = tmp_path / "failures" / "20260101T000000-abcdef"
+    folder.mkdir(parents=True)
+    (folder / "failure.json").write_bytes(raw)
+    assert lab(["replay", "last", "--runs", str(tmp_path)]) == 2
+    assert f"read {folder / 'failure.json'}: no stored failure" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "*", ".", "20260101T000000-abcdef/../x", "a\nb"])
+def test_an_id_is_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """It is compared with what is there, and never opened."""
+    (tmp_path / "failures" / "20260101T000000-abcdef").mkdir(parents=True)
+    assert lab(["replay", name, "--runs", str(tmp_path)]) == 2
+    assert "has no such failure" in capsys.readouterr().err
+
+
+def test_what_another_user_kept_is_not_loaded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A folder that a search came upon may be a trap."""
+    if os.geteuid():
+        pytest.skip("only root can give a file away: sudo")
+    words = failed(tmp_path, "pass")
+    (loaded,) = folder_of(words).glob("0/*.bpf.o")
+    os.chown(loaded, 65534, 65534)
+    assert lab(words) == 2
+    assert "belongs to user 65534, and it would run with your rights" in capsys.readouterr().err
+
+
+def test_a_missing_capability_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is capabilities that are looked at, not whether the user is root."""
+    words = failed(tmp_path, "pass")
+    monkeypatch.setattr(capabilities, "lacking", lambda: ["CAP_NET_RAW"])
+    assert lab(words) == 2
+    assert "need root, or CAP_NET_RAW" in capsys.readouterr().err
+
+
+def test_a_source_that_does_not_compile_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """`--now` says what the compiler said, and claims nothing."""
+    words = failed(tmp_path, "pass")
+    (tmp_path / "marked.bpf.c").write_text("int broken(")
+    assert lab([*words, "--now"]) == 2
+    assert "marked.bpf.c" in capsys.readouterr().err
