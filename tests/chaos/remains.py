@@ -112,15 +112,27 @@ def _is_there(each: Id) -> bool:
     return next(_ids(kind, number - 1), 0) == number
 
 
+def names(kind: str) -> list[str]:
+    """Those of all programs ("prog") or maps ("map") in the kernel, whoever's."""
+    return [_name((kind, number)) for number in _ids(kind, 0)]
+
+
 def _named(each: Id) -> str:
+    return " ".join(filter(None, (each[0], str(each[1]), _name(each))))
+
+
+def _name(each: Id) -> str:
+    """ "" of what has none, and of what is gone meanwhile."""
     kind, number = each
     with suppress(OSError, KeyError):
         fd = {"prog": bpf.fd_of_program, "map": bpf.fd_of_map}[kind](number)
-        info = bpf.object_info(fd)
-        os.close(fd)
+        try:
+            info = bpf.object_info(fd)
+        finally:
+            os.close(fd)
         name = info[64:80] if kind == "prog" else info[24:40]
-        return f"{kind} {number} {name.rstrip(bytes(1)).decode()}"
-    return f"{kind} {number}"
+        return name.rstrip(bytes(1)).decode()
+    return ""
 
 
 class Witness:
@@ -199,8 +211,8 @@ def mounts() -> set[str]:
 
 
 def below(folder: Path) -> list[str]:
-    """Everything in a folder."""
-    return [str(each) for each in folder.rglob("*")]
+    """Everything in a folder; what vanishes meanwhile is passed over."""
+    return [str(Path(path, name)) for path, folders, files in os.walk(folder) for name in (*folders, *files)]
 
 
 def cgroups() -> list[str]:

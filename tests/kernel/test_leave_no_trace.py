@@ -7,11 +7,10 @@ TMPDIR), so that other tests may run meanwhile.
 
 from __future__ import annotations
 
-import errno
 import os
 import random
+import re
 import signal
-import struct
 import subprocess
 import sys
 import time
@@ -22,25 +21,12 @@ from pathlib import Path
 import pytest
 
 from lab.bpf.build import build
-from lab.kernel import bpf, netns
-from lab.kernel.netlink import (
-    NEW,
-    NLM_F_REQUEST,
-    RTM_GETLINK,
-    RTM_NEWLINK,
-    Request,
-    RouteSocket,
-    attribute,
-    nested,
-    u32,
-)
-from lab.kernel.netlink import text as text_attribute
 from lab.wait import wait_until
+from tests.chaos import remains
 
 MOMENTS = 50
+WORD = re.compile(r"[^\W_]+")
 LONGEST_S = 0.06  # a round of the child takes about half of this
-PROG_GET_NEXT_ID, MAP_GET_NEXT_ID = 11, 12
-NAME_BYTES = 16
 
 SOURCE = """
 #include <linux/bpf.h>
@@ -120,7 +106,7 @@ class Killable:
         to one of ours, for it vanishes with the namespace, whatever might still hold that. The other times nothing
         delays the kill.
         """
-        with Witness() as witness:
+        with remains.Witness() as witness:
             lab = subprocess.Popen(
                 [sys.executable, "-c", LAB, str(self._program), self._mark],
                 stdout=subprocess.PIPE,
@@ -147,66 +133,20 @@ class Killable:
     def _counts(self, pid: int) -> dict[str, int]:
         return {
             "processes": len([each for each in marked_processes(self._mark) if each != pid]),
-            "programs": objects("program").count(f"p_{self._mark}"),
-            "maps": objects("map").count(f"m_{self._mark}"),
+            "programs": remains.names("prog").count(f"p_{self._mark}"),
+            "maps": remains.names("map").count(f"m_{self._mark}"),
         }
 
     def _remains(self, pid: int) -> list[str]:
+        mounts, ours = remains.mounts(), {self._mark, str(pid)}
         found = [f"process {each}" for each in marked_processes(self._mark)]
-        found += [f"program {each}" for each in objects("program") if each == f"p_{self._mark}"]
-        found += [f"map {each}" for each in objects("map") if each == f"m_{self._mark}"]
-        found += [f"file {each}" for each in self._temporary.rglob("*")]
-        found += [f"mount {line}" for line in mounts() if self._mark in line or f"/proc/{pid}/" in line]
-        for folder in (*mounted("cgroup2"), *mounted("bpf"), Path("/run/netns")):
-            found += [str(each) for each in below(folder) if self._mark in each.name or f"{pid}" in each.name]
+        found += [f"program {each}" for each in remains.names("prog") if each == f"p_{self._mark}"]
+        found += [f"map {each}" for each in remains.names("map") if each == f"m_{self._mark}"]
+        found += [f"file {each}" for each in remains.below(self._temporary)]
+        found += [f"mount {line}" for line in mounts if self._mark in line or f"/proc/{pid}/" in line]
+        for folder in (*mounted(mounts, "cgroup2"), *mounted(mounts, "bpf"), Path("/run/netns")):
+            found += [each for each in remains.below(folder) if ours & {*WORD.findall(Path(each).name)}]
         return found
-
-
-class Witness:
-    """A namespace of ours, and veths from it into namespaces of others."""
-
-    def __enter__(self) -> Witness:
-        with netns.restored():
-            netns.unshare()
-            self._socket = RouteSocket()
-        self._laid: list[int] = []
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._socket.close()
-
-    def watch(self, pid: int) -> int:
-        """Lays a veth into each namespace that the process holds by a descriptor; how many they are."""
-        held = set()
-        for each in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(FileNotFoundError):
-                if str(each.readlink()).startswith("net:"):
-                    held.add((each.stat().st_ino, each))
-        own = Path("/proc/self/ns/net").stat().st_ino
-        foreign = {inode: each for inode, each in held if inode != own}
-        for place, each in enumerate(foreign.values()):
-            descriptor = os.open(each, os.O_RDONLY)
-            try:
-                self._lay(1000 + place, descriptor)
-            finally:
-                os.close(descriptor)
-        return len(foreign)
-
-    def _lay(self, ifindex: int, netns_fd: int) -> None:
-        peer = struct.pack("=BxHiII", 0, 0, 100_000, 0, 0) + u32(28, netns_fd)
-        info = nested(18, text_attribute(1, "veth"), nested(2, attribute(1, peer)))
-        body = struct.pack("=BxHiII", 0, 0, ifindex, 0, 0) + info
-        self._socket.batch([Request(RTM_NEWLINK, NEW, body, ("lay a veth",))])
-        self._laid.append(ifindex)
-
-    def veths(self) -> list[int]:
-        """Those that are still there."""
-        asked = [
-            Request(RTM_GETLINK, NLM_F_REQUEST, struct.pack("=BxHiII", 0, 0, each, 0, 0), ("look for a veth",))
-            for each in self._laid
-        ]
-        answers = self._socket.ask_each(asked)
-        return [each for each, answer in zip(self._laid, answers, strict=True) if answer.kind == RTM_NEWLINK]
 
 
 def pause(seconds: float) -> None:
@@ -227,48 +167,15 @@ def marked_processes(mark: str) -> list[int]:
     return found
 
 
-def objects(kind: str) -> list[str]:
-    """The names of all programs or maps in the kernel."""
-    following, opened, name_at = {
-        "program": (PROG_GET_NEXT_ID, bpf.fd_of_program, 64),
-        "map": (MAP_GET_NEXT_ID, bpf.fd_of_map, 24),
-    }[kind]
-    found, number = [], 0
-    while True:
-        attributes = bytearray(struct.pack("=III", number, 0, 0))
-        try:
-            bpf.bpf(following, attributes)
-        except OSError as error:
-            assert error.errno == errno.ENOENT
-            return found
-        number = struct.unpack_from("=I", attributes, 4)[0]
-        with suppress(FileNotFoundError):
-            descriptor = opened(number)
-            try:
-                name = bpf.object_info(descriptor)[name_at : name_at + NAME_BYTES]
-            finally:
-                os.close(descriptor)
-            found.append(name.rstrip(b"\0").decode())
-
-
-def mounts() -> list[str]:
-    return Path("/proc/self/mountinfo").read_text().splitlines()
-
-
-def mounted(kind: str) -> Iterator[Path]:
+def mounted(mounts: set[str], kind: str) -> Iterator[Path]:
     """Where file systems of a kind are mounted."""
-    for line in mounts():
+    for line in mounts:
         before, _, after = line.partition(" - ")
         if after.split()[0] == kind:
             yield Path(before.split()[4])
 
 
-def below(folder: Path) -> Iterator[Path]:
-    for path, folders, files in os.walk(folder):
-        yield from (Path(path, name) for name in (*folders, *files))
-
-
-@pytest.mark.parametrize("kind", ["program", "map"])
+@pytest.mark.parametrize("kind", ["prog", "map"])
 def test_the_looking_sees_an_object_that_is_there(kind: str, tmp_path: Path) -> None:
     """While an object is loaded, its program and its map are found by name; afterwards they are not."""
     from lab.bpf import load
@@ -277,5 +184,5 @@ def test_the_looking_sees_an_object_that_is_there(kind: str, tmp_path: Path) -> 
     source = tmp_path / "seen.bpf.c"
     source.write_text(SOURCE.replace("MARK", mark))
     with load(source):
-        assert f"{kind[0]}_{mark}" in objects(kind)
-    wait_until(lambda: f"{kind[0]}_{mark}" not in objects(kind), what=f"the end of the {kind}")
+        assert f"{kind[0]}_{mark}" in remains.names(kind)
+    wait_until(lambda: f"{kind[0]}_{mark}" not in remains.names(kind), what=f"the end of the {kind}")
