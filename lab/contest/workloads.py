@@ -22,7 +22,7 @@ from lab.bpf.loader import Loader
 from lab.bpf.map import Map
 from lab.bpf.program import Program
 from lab.contest.named import Named
-from lab.errors import LabError
+from lab.errors import LabError, LoadError, NotComparable
 from lab.host.knobs import knob_values
 
 PREFIX = "workload_"
@@ -75,9 +75,21 @@ def benchmark_module(who: Named) -> ModuleType | None:
 
 
 def plain(who: Named, frame: bytes, program: str | None) -> Make:
-    """The program with empty maps, and one frame."""
+    """The program with empty maps, and one frame. Made, NotComparable where it is not said which of several it is."""
     values = knob_values(who.stem, who.source, who.knobs)
-    return lambda loader: Workload(loader.load(who.source, program=program, **values), frame)
+
+    def make(loader: Loader) -> Workload:
+        loaded = loader.load(who.source, program=program, **values)
+        try:
+            loaded.fd  # noqa: B018 - an object with several programs has none by itself
+        except LoadError as error:
+            raise NotComparable(
+                f"compare {who.text}: no benchmark has a workload of it, and it has {len(loaded.programs)} programs",
+                mend=f"--program {next(iter(loaded.programs))}, or {PREFIX}…(bpf) in benchmarks/bench_{who.stem}.py",
+            ) from error
+        return Workload(loaded, frame)
+
+    return make
 
 
 def contender(who: Named, make: Make) -> Contender:

@@ -25,6 +25,13 @@ int watcher(struct bpf_sock_ops *ops)
 
 char LICENSE[] SEC("license") = "GPL";
 """
+SECOND = """
+SEC("xdp")
+int second(struct xdp_md *ctx)
+{
+	return XDP_PASS;
+}
+"""
 
 
 @pytest.fixture
@@ -114,13 +121,16 @@ def test_the_working_tree_is_the_other_one(project, capsys) -> None:
 
 
 def test_programs_without_a_counterpart_are_named(project, capsys) -> None:
-    """New, gone, in BCC's C, or on a hook that no frame can be run through: a row each, and no reason to fail."""
+    """New, gone, in BCC's C, on a hook without a driver, or several in one object: a row each, no reason to fail."""
+    several = busy("first", "1") + SECOND
+    write(project, "twins.bpf.c", several)
     for stem in ("watcher", "reader"):
         write(project, f"{stem}.b{'cc' if stem == 'reader' else 'pf'}.c", SOCKET)
     commit(project)
     write(project, "watcher.bpf.c", SOCKET.replace("return 1", "return 0"))
     write(project, "reader.bcc.c", SOCKET.replace("return 1", "return 0"))
     write(project, "fresh.bpf.c", busy("fresh", "1"))
+    write(project, "twins.bpf.c", several + "/* changed */\n")
     git(project, "rm", "-q", "bpf/right.bpf.c")
     commit(project)
 
@@ -130,6 +140,7 @@ def test_programs_without_a_counterpart_are_named(project, capsys) -> None:
         "fresh": "new: there is nothing to compare it with",
         "reader": "not compared: a BCC program cannot be loaded a hundred times a second, as a comparison does",
         "right": "no longer there",
+        "twins": "not compared: no benchmark has a workload of it, and it has 2 programs",
         "watcher": "not compared: there is no driver for section sockops",
     }
     assert not (project / "reports").exists()
