@@ -18,10 +18,13 @@ from typing import IO, Any
 
 from lab.errors import NetworkError
 from lab.net.cable import Cable
+from lab.physical.departures import Departures
 from lab.physical.half import Half
 from lab.physical.loan import Loan
 from lab.physical.words import error_as_dict, line
 from lab.replay.script import topology_from_dict
+from lab.traffic import iperf3
+from lab.traffic.exchange import Harvest
 
 MARK = b"bpflab "
 """Before each answer."""
@@ -35,6 +38,9 @@ class Agent:
     def __init__(self) -> None:
         self._loan: Loan | None = None
         self._half: Half | None = None
+        self._streams: Departures | None = None
+        self._harvest: Harvest | None = None
+        self._hearing, self._iperf3 = ExitStack(), ExitStack()
 
     def offer(self, interface: str, within_s: float) -> dict[str, Any]:
         """What the interface is, before anything of it is changed."""
@@ -58,6 +64,8 @@ class Agent:
                 stack.callback(self._loan.give_back)
             if self._half is not None:
                 stack.callback(self._half.close)
+            for undo in (self.streams_end, self.exchange_end, self.iperf3_end):
+                stack.callback(undo)
             self._loan = self._half = None
 
     def await_carrier(self) -> None:
@@ -73,6 +81,74 @@ class Agent:
         with self._there.packet_socket(self._there.end.name) as sender:
             sender.send(bytes.fromhex(frame))
 
+    def streams_begin(self) -> None:
+        """A `net.send` begins."""
+        self.streams_end()
+        self._streams = Departures(self._there)
+
+    def streams_connect(self, index: int, stream: dict[str, Any]) -> None:
+        """One of its streams starts here."""
+        self._under_way.connect(index, stream)
+
+    def streams_listen(self, index: int, stream: dict[str, Any]) -> None:
+        """One of its streams ends here."""
+        self._under_way.listen(index, stream)
+
+    def streams_start(self) -> None:
+        """All that start here."""
+        self._under_way.start()
+
+    def streams_look(self) -> dict[str, Any]:
+        """How far it is."""
+        return self._under_way.look()
+
+    def streams_stop(self) -> None:
+        """Offers no more."""
+        self._under_way.stop()
+
+    def streams_end(self) -> None:
+        """Gives the sockets back."""
+        if self._streams is not None:
+            self._streams.close()
+            self._streams = None
+
+    def exchange_begin(self) -> None:
+        """From now on frames are kept that come in."""
+        self.exchange_end()
+        self._harvest = self._hearing.enter_context(self._there.exchanger.listening())
+
+    def exchange_send(self, frames: list[str]) -> int:
+        """How many left."""
+        return self._there.exchanger.send([bytes.fromhex(each) for each in frames], self._there.end.name)
+
+    def exchange_gather(self, within_s: float, count: int | None) -> list[str]:
+        """All that came until now."""
+        assert self._harvest is not None
+        self._harvest.gather(within_s, count)
+        return [each.hex() for each in self._harvest.frames[self._there.end.name]]
+
+    def exchange_end(self) -> None:
+        """Keeps nothing more."""
+        self._hearing.close()
+        self._harvest = None
+
+    def iperf3_serve(self, port: int) -> None:
+        """A server listens."""
+        self.iperf3_end()
+        started = self._iperf3.enter_context(iperf3.ended())
+        started.append(iperf3.serve(self._there[self._there.node], port))
+
+    def iperf3_call(self, target: str, options: dict[str, Any]) -> dict[str, Any]:
+        """One run of a client; its JSON."""
+        wanted = iperf3.Iperf3Options(**options)
+        with iperf3.ended() as started:
+            started.append(iperf3.call(self._there[self._there.node], target, wanted))
+            return dict(iperf3.answer(started[0], wanted))
+
+    def iperf3_end(self) -> None:
+        """No server listens any more."""
+        self._iperf3.close()
+
     def counters(self) -> dict[str, int]:
         """Of the interface."""
         return asdict(self._there.interface(self._there.end.name).counters())
@@ -84,6 +160,12 @@ class Agent:
     def offloads(self) -> dict[str, bool]:
         """Of the interface."""
         return self._there.interface(self._there.end.name).offloads()
+
+    @property
+    def _under_way(self) -> Departures:
+        if self._streams is None:
+            raise NetworkError("no stream is under way")
+        return self._streams
 
     @property
     def _there(self) -> Half:

@@ -119,13 +119,18 @@ class TcpFlight(Flight):
         """Only what went into a connection can come out of it."""
         return self._sent
 
-    def open(self, net: Network, ears: Ears) -> None:
+    def listen(self, net: Network, ears: Ears) -> None:
+        """One listener for the destination port."""
+        stream = self.stream
+        netns.allow_descriptors(stream.flows)
+        key = ("tcp", namespace_of(stream.dst), stream.ip, stream.dst_port)
+        ears.of(key, lambda: TcpEar(_listening(net, stream, ears), ears)).flights[self.index] = self
+
+    def connect(self, net: Network, ears: Ears) -> None:
         """Opens all connections, and waits for them together; those that are refused or not answered are left out."""
         stream = self.stream
-        netns.allow_descriptors(2 * stream.flows)
-        key = ("tcp", namespace_of(stream.dst), stream.ip, stream.dst_port)
-        self._ears, self._ear = ears, ears.of(key, lambda: TcpEar(_listening(net, stream, ears), ears))
-        self._ear.flights[self.index] = self
+        netns.allow_descriptors(stream.flows)
+        self._ears = ears
         source, target = str(address_of(net.topology, stream.src, stream.ip)), target_of(net, stream)
         with selectors.DefaultSelector() as waiting:
             for flow in range(stream.flows):

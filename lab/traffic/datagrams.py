@@ -54,12 +54,16 @@ class UdpEar(Ear):
 class UdpFlight(Flight):
     """Datagrams from `flows` source ports in turn."""
 
-    def open(self, net: Network, ears: Ears) -> None:
-        """One socket a flow, and one for the destination port."""
+    def listen(self, net: Network, ears: Ears) -> None:
+        """One socket for the destination port."""
         stream = self.stream
-        netns.allow_descriptors(stream.flows)
         key = ("udp", namespace_of(stream.dst), stream.ip, stream.dst_port)
         ears.of(key, lambda: UdpEar(_listening(net, stream, ears))).flights[self.index] = self
+
+    def connect(self, net: Network, ears: Ears) -> None:
+        """One socket a flow."""
+        stream = self.stream
+        netns.allow_descriptors(stream.flows)
         source, target = str(address_of(net.topology, stream.src, stream.ip)), target_of(net, stream)
         with net[namespace_of(stream.src)].enter():
             self._senders = [
@@ -105,7 +109,10 @@ class IcmpFlight(Flight, Ear):
         Ear.__init__(self)
         self._request, self._reply = ECHO[stream.ip]
 
-    def open(self, net: Network, ears: Ears) -> None:
+    def listen(self, net: Network, ears: Ears) -> None:
+        """Nothing: the kernel answers there."""
+
+    def connect(self, net: Network, ears: Ears) -> None:
         """One raw socket, which sees every ICMP message of its namespace."""
         stream = self.stream
         self._target = (target_of(net, stream)[0], 0)

@@ -6,8 +6,8 @@ import errno
 import selectors
 import socket
 import time
-from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -64,17 +64,24 @@ class Exchanger:
 
     def run(self, frames: Sequence[bytes], at: str, within_s: float, count: int | None) -> Received:
         """Sends the frames out of `at`; gives what came in anywhere until nothing was under way any more."""
+        with self.listening() as harvest:
+            left = self.send(frames, at)
+            harvest.gather(within_s, count)
+            return received_of(harvest.frames, len(frames), left)
+
+    @contextmanager
+    def listening(self) -> Iterator[Harvest]:
+        """The receivers keep what comes in, until the end of the block."""
         ports = {name: self._port(name) for name in self._interfaces}
         with ExitStack() as stack:
             for port in ports.values():
                 stack.callback(packet.stop_listening, port.receiver)
                 packet.listen(port.receiver)
-            left = sum(_sent(ports[at].sender, frame, at) for frame in frames)
-            found = _Harvest({name: port.receiver for name, port in ports.items()}, stack)
-            found.gather(within_s, count)
-        return Received(
-            {name: [dissect(raw) for raw in found.frames[name]] for name in self._interfaces}, len(frames), left
-        )
+            yield Harvest({name: port.receiver for name, port in ports.items()}, stack)
+
+    def send(self, frames: Sequence[bytes], at: str) -> int:
+        """How many left."""
+        return sum(_sent(self._port(at).sender, frame, at) for frame in frames)
 
     def close(self) -> None:
         """Gives all sockets back."""
@@ -97,7 +104,7 @@ class Exchanger:
         return self._ports[name]
 
 
-class _Harvest:
+class Harvest:
     """Takes in what comes at many receivers."""
 
     def __init__(self, receivers: dict[str, socket.socket], stack: ExitStack) -> None:
@@ -110,7 +117,7 @@ class _Harvest:
         """With `count`, until so many came or the time is up; else until nothing is under way, or the time is up."""
         deadline = time.monotonic() + within_s
         if count is not None:
-            while self._total() < count and (left := deadline - time.monotonic()) > 0:
+            while self.total < count and (left := deadline - time.monotonic()) > 0:
                 self._take_in(left)
             return
         while time.monotonic() < deadline:
@@ -120,7 +127,9 @@ class _Harvest:
                 if not self._take_in(0):
                     return
 
-    def _total(self) -> int:
+    @property
+    def total(self) -> int:
+        """Frames that came until now."""
         return sum(map(len, self.frames.values()))
 
     def _take_in(self, timeout_s: float) -> bool:
@@ -130,6 +139,11 @@ class _Harvest:
             while (frame := packet.receive(key.fileobj)) is not None:
                 self.frames[key.data].append(frame.raw)
         return bool(ready)
+
+
+def received_of(found: Mapping[str, Sequence[bytes]], offered: int, left: int) -> Received:
+    """As scapy packets."""
+    return Received({name: [dissect(raw) for raw in frames] for name, frames in found.items()}, offered, left)
 
 
 def raw_frames(frames: Any) -> list[bytes]:

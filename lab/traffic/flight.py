@@ -94,11 +94,20 @@ class Flight(ABC):
         self.arrivals = Arrivals(stream.flows)
         self.last_s = 0.0
         self._pace = Pace(stream.rate_pps)
-        self._start_s = 0.0
+        self.start_s = 0.0
+
+    def open(self, net: Network, ears: Ears) -> None:
+        """Makes the sockets of both ends, and connections where the protocol has them; TrafficError if it cannot."""
+        self.listen(net, ears)
+        self.connect(net, ears)
 
     @abstractmethod
-    def open(self, net: Network, ears: Ears) -> None:
-        """Makes sockets, and connections where the protocol has them; TrafficError when that cannot be."""
+    def listen(self, net: Network, ears: Ears) -> None:
+        """Makes what receives at the stream's end."""
+
+    @abstractmethod
+    def connect(self, net: Network, ears: Ears) -> None:
+        """Makes what sends."""
 
     @abstractmethod
     def send(self, number: int) -> None:
@@ -121,7 +130,7 @@ class Flight(ABC):
 
     def start(self) -> None:
         """The clock of the stream starts."""
-        self._start_s = self.last_s = time.monotonic()
+        self.start_s = self.last_s = time.monotonic()
         self._pace.start()
 
     def due_in_s(self) -> float:
@@ -144,11 +153,19 @@ class Flight(ABC):
     def delivery(self) -> Delivery:
         """What became of it until now; the time is from the first message offered to the last received."""
         seen = self.arrivals
-        return Delivery(self.offered, len(seen.seen), seen.reordered, seen.duplicated, self.last_s - self._start_s)
+        return Delivery(self.offered, len(seen.seen), seen.reordered, seen.duplicated, self.last_s - self.start_s)
 
 
 def fly(flights: Sequence[Flight], ears: Ears, stopped: Callable[[], bool] = lambda: False) -> None:
     """Sends all streams side by side, each at its rate, then waits for what is still under way."""
+    depart(flights, ears, stopped)
+    await_rest(
+        ears, lambda: all(flight.complete for flight in flights), max(each.stream.patience_s for each in flights)
+    )
+
+
+def depart(flights: Sequence[Flight], ears: Ears, stopped: Callable[[], bool]) -> None:
+    """Sends all streams side by side, each at its rate."""
     for flight in flights:
         flight.start()
     while not stopped() and (unsent := [flight for flight in flights if not flight.sent]):
@@ -158,9 +175,6 @@ def fly(flights: Sequence[Flight], ears: Ears, stopped: Callable[[], bool] = lam
         wait_s = min((flight.due_in_s() for flight in unsent if not flight.sent), default=0.0)
         if wait_s:
             Pace.sleep(min(wait_s, LONGEST_NAP_S))
-    await_rest(
-        ears, lambda: all(flight.complete for flight in flights), max(each.stream.patience_s for each in flights)
-    )
 
 
 def await_rest(ears: Ears, done: Callable[[], bool], patience_s: float) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from lab.errors import FeatureMissing, TrafficError
 from lab.wait import wait_until
 
 if TYPE_CHECKING:
+    from lab.net.namespace import Namespace
     from lab.net.network import Network
 
 PORT = 5201
@@ -89,29 +91,52 @@ def run_iperf3(net: Network, client: str, server: str, **options: Any) -> Iperf3
     3.12 exits 0 with -J.
     """
     wanted = Iperf3Options(**options)
-    program = shutil.which("iperf3")
-    if not program:
-        raise FeatureMissing("run iperf3: it is not installed", mend="apt-get install iperf3")
     target = str(net.topology.address(server, wanted.ip))
+    with ended() as started:
+        started.append(serve(net[server.partition("/")[0]], wanted.port))
+        started.append(call(net[client.partition("/")[0]], target, wanted))
+        output = answer(started[-1], wanted)
+    return result_of(wanted.protocol, output)
+
+
+def serve(namespace: Namespace, port: int) -> subprocess.Popen[Any]:
+    """A server for one run, that listens."""
+    null = subprocess.DEVNULL
+    listening = namespace.popen([_program(), "-s", "-1", "-p", str(port)], stdout=null, stderr=null)
+    _await_listener(listening, port)
+    return listening
+
+
+def call(namespace: Namespace, target: str, wanted: Iperf3Options) -> subprocess.Popen[Any]:
+    """A client under way."""
+    pipe = subprocess.PIPE
+    return namespace.popen([_program(), *wanted.arguments(target)], stdout=pipe, stderr=pipe)
+
+
+@contextmanager
+def ended() -> Iterator[list[subprocess.Popen[Any]]]:
+    """What is put into the list ends with the block."""
     started: list[subprocess.Popen[Any]] = []
-
-    def start(namespace: str, *arguments: str, **files: int) -> subprocess.Popen[Any]:
-        started.append(net[namespace.partition("/")[0]].popen([program, *arguments], **files))
-        return started[-1]
-
     try:
-        null, pipe = subprocess.DEVNULL, subprocess.PIPE
-        listening = start(server, "-s", "-1", "-p", str(wanted.port), stdout=null, stderr=null)
-        _await_listener(listening, wanted.port)
-        talking = start(client, *wanted.arguments(target), stdout=pipe, stderr=pipe)
-        output = _output(talking, wanted.omitted_seconds + wanted.seconds + GRACE_S)
+        yield started
     finally:
         for each in started:
             each.kill()  # all of them before any is waited for: one that is real-time may keep another from ending
         for each in started:
             with each:
                 each.wait()
-    return _result(wanted.protocol, output)
+
+
+def answer(talking: subprocess.Popen[Any], wanted: Iperf3Options) -> Mapping[str, Any]:
+    """The JSON of a client; TrafficError when it failed, or does not end in time."""
+    return _output(talking, wanted.omitted_seconds + wanted.seconds + GRACE_S)
+
+
+def _program() -> str:
+    program = shutil.which("iperf3")
+    if not program:
+        raise FeatureMissing("run iperf3: it is not installed", mend="apt-get install iperf3")
+    return program
 
 
 def _await_listener(process: subprocess.Popen[Any], port: int) -> None:
@@ -141,7 +166,8 @@ def _output(process: subprocess.Popen[Any], timeout_s: float) -> Mapping[str, An
     return raw
 
 
-def _result(protocol: str, raw: Mapping[str, Any]) -> Iperf3Result:
+def result_of(protocol: str, raw: Mapping[str, Any]) -> Iperf3Result:
+    """What a client's JSON says."""
     from iperf3 import TestResult
 
     parsed = TestResult(json.dumps(raw))

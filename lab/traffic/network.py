@@ -114,11 +114,8 @@ class Network(networks.Network):
         TrafficError when a frame did not even leave, or when none came in anywhere and an interface is down; with
         `canary=False` that may be: a program at the egress of `at` stopped it.
         """
-        if self._exchanger is None:
-            self._exchanger = Exchanger(self.interfaces)
-            self.on_close("close packet sockets", self._close_exchanger)
         begun, raw, name = journal.now(), raw_frames(frames), self.interface(at).name
-        received = self._exchanger.run(raw, name, within_s, count)
+        received = self._exchanged(raw, name, within_s, count)
         about = {"net": self, "frames": raw, "at": name, "count": count, "received": received}
         journal.step("exchange", **about, begun=begun, ended=journal.now())
         if canary and received.left < received.offered:
@@ -129,6 +126,17 @@ class Network(networks.Network):
         if canary and not any(received.values()):
             check_up(self, (each.name for each in self.interfaces), "exchange")
         return received
+
+    @property
+    def exchanger(self) -> Exchanger:
+        """The packet sockets of the interfaces of this host."""
+        if self._exchanger is None:
+            self._exchanger = Exchanger([each for namespace in self.here for each in namespace.interfaces])
+            self.on_close("close packet sockets", self._close_exchanger)
+        return self._exchanger
+
+    def _exchanged(self, frames: Sequence[bytes], at: str, within_s: float, count: int | None) -> Received:
+        return self.exchanger.run(frames, at, within_s, count)
 
     def packet_socket(self, name: str) -> socket.socket:
         """A socket whose `send(frame)` puts a whole frame onto an interface, 1.6 µs each; the caller closes it."""
@@ -173,14 +181,21 @@ class Network(networks.Network):
 
     def iperf3(self, client: str, server: str, **options: Any) -> Iperf3Result:
         """One run of iperf3; see `lab.traffic.iperf3.run_iperf3`."""
-        from lab.traffic.iperf3 import run_iperf3
-
         with recorder.paused():
-            result = run_iperf3(self, client, server, **options)
+            result = self._run_iperf3(client, server, **options)
         journal.step("iperf3", client=client, server=server)
         facts = {name: value for name, value in asdict(result).items() if name != "raw"}
         note("goodput", {"client": client, "server": server, **facts})
         return result
+
+    def flight(self, stream: Stream, index: int) -> Flight:
+        """What carries a stream through this network; `index` is its place among those that are sent together."""
+        return flight_of(stream, index)
+
+    def _run_iperf3(self, client: str, server: str, **options: Any) -> Iperf3Result:
+        from lab.traffic.iperf3 import run_iperf3
+
+        return run_iperf3(self, client, server, **options)
 
     def _sing(self, when: str, streams: Sequence[Stream]) -> None:
         for stream, delivery in zip(streams, self.send_all(streams), strict=True):
@@ -213,7 +228,7 @@ class Sending:
         self._stopping = Event()
         self._thread: Thread | None = None
         self._ears = Ears(stack)
-        self._flights = [_flight(stream, index) for index, stream in enumerate(streams)]
+        self._flights = [net.flight(stream, index) for index, stream in enumerate(streams)]
         for flight in self._flights:
             flight.open(net, self._ears)
 
@@ -291,7 +306,8 @@ class Sending:
         return delivery
 
 
-def _flight(stream: Stream, index: int) -> Flight:
+def flight_of(stream: Stream, index: int) -> Flight:
+    """By the stream's protocol; `index` is its place among those that are sent together."""
     make: Callable[[Stream, int], Flight]
     if stream.protocol == "tcp":
         from lab.traffic.connections import TcpFlight as make
