@@ -11,6 +11,7 @@ import os
 import re
 import sys
 from collections.abc import Generator, Iterator
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,10 +54,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.keep import Keeping
 
         config.pluginmanager.register(Keeping(), "bpflab-keeping")
-    if config.getoption("--lab-leaks") != "off":
-        from lab.plugin.leaks import Leaks
-
-        config.pluginmanager.register(Leaks(every=config.getoption("--lab-leaks") == "all"), "bpflab-leaks")
     if config.getoption("--lab-blind"):
         from lab.plugin.blind import Blind
 
@@ -69,9 +66,6 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin import host
 
         host.register(config)
-    from lab.plugin.failure import Explainer
-
-    config.pluginmanager.register(Explainer(), "bpflab-explainer")
     if not hasattr(config, "workerinput") and not config.getoption("--no-lab-run"):
         from lab.plugin.gatherer import Gatherer
 
@@ -119,14 +113,28 @@ def _topology(request: pytest.FixtureRequest) -> Topology:
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Without its capabilities nothing here can work: one sentence now is better than an error in each test.
+    """Who looks on while tests run is registered where there is something to see.
 
-    Where other tests are collected too they run. A worker of pytest-xdist that exits is a crash to pytest-xdist.
+    Without its capabilities nothing here can work: one sentence now is better than an error in each test. Where other
+    tests are collected too they run. A worker of pytest-xdist that exits is a crash to pytest-xdist.
     """
+    _register_lookers(session.config, used=any(map(fixtures_of, session.items)))
     if session.config.option.collectonly or hasattr(session.config, "workerinput"):
         return
     if session.items and all(map(fixtures_of, session.items)) and (error := _lacks_rights(session.items[0])):
         pytest.exit(str(error), returncode=pytest.ExitCode.USAGE_ERROR)
+
+
+def _register_lookers(config: pytest.Config, *, used: bool) -> None:
+    leaks, plugins = config.getoption("--lab-leaks"), config.pluginmanager
+    if (leaks == "all" or (used and leaks == "lab")) and not plugins.has_plugin("bpflab-leaks"):
+        from lab.plugin.leaks import Leaks
+
+        plugins.register(Leaks(every=leaks == "all"), "bpflab-leaks")
+    if used and not plugins.has_plugin("bpflab-explainer"):
+        from lab.plugin.failure import Explainer
+
+        plugins.register(Explainer(), "bpflab-explainer")
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -185,6 +193,11 @@ def pytest_runtest_makereport(
     return report
 
 
+@cache
+def _has_scenarios(project: Path) -> bool:
+    return (project / "scenarios").is_dir()
+
+
 def _about(item: pytest.Item) -> dict[str, str] | None:
     """Kind, program and title of a test whose result is stored; None for the tests of others.
 
@@ -192,7 +205,7 @@ def _about(item: pytest.Item) -> dict[str, str] | None:
     examples/) those that use a fixture of the lab.
     """
     root = item.config.rootpath
-    if (root / "scenarios").exists():
+    if _has_scenarios(root):
         inside = not FOLDERS.isdisjoint(item.path.parts[len(root.parts) :])
         if not inside or not knows_the_lab(item):
             return None

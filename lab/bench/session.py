@@ -1,4 +1,4 @@
-"""Gathers the reports of one pytest session into a Run."""
+"""Gathers the reports of one pytest session into a Run; most sessions have none, so its parts are imported late."""
 
 from __future__ import annotations
 
@@ -8,13 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from lab.bench.environment import read_environment
-from lab.bench.pytest_benchmark import write_benchmark
-from lab.bench.store import new_id, write_run
-from lab.model.measurement import Measurement
-from lab.model.run import Environment, Result, Run
+if TYPE_CHECKING:
+    from lab.model.run import Environment, Result
 
 OUTCOMES = ("passed", "xpassed", "skipped", "xfailed", "failed", "error")
 """From mild to grave: a test has the gravest outcome of its setup, call and teardown. An x was expected to fail."""
@@ -70,6 +67,10 @@ class Session:
         results = tuple(_result(nodeid, entry) for nodeid, entry in self._entries.items() if entry.about)
         if not results:
             return None
+        from lab.bench.pytest_benchmark import write_benchmark
+        from lab.bench.store import new_id, write_run
+        from lab.model.run import Run
+
         run = Run(
             id=new_id(self.started),
             started=self.started.isoformat(timespec="seconds"),
@@ -83,6 +84,8 @@ class Session:
         return stored
 
     def _environment(self, project: Path) -> Environment:
+        from lab.bench.environment import read_environment
+
         here = read_environment(project)
         if self._elsewhere is None:
             return here
@@ -95,6 +98,9 @@ def _gravity(outcome: str) -> int:
 
 
 def _result(nodeid: str, entry: _Entry) -> Result:
+    from lab.model.measurement import Measurement
+    from lab.model.run import Result
+
     measured = entry.notes.pop("measurement", [])
     return Result(
         nodeid=nodeid,

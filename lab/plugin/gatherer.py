@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from lab.errors import LabError
-from lab.model.run import Environment
 
 
 class Gatherer:
@@ -26,6 +25,8 @@ class Gatherer:
         reason = "" if report.passed else reason_of(report)
         self.session.add(report.nodeid, report.when or "call", outcome_of(report), reason, report.duration)
         if environment := getattr(report, "lab_environment", None):  # of a worker with another kernel
+            from lab.model.run import Environment
+
             self.session.set_elsewhere(Environment(**environment))
         kept = getattr(report, "lab", None)
         if kept:

@@ -230,4 +230,5 @@ sys.stdin.read()
         assert (shown.returncode, shown.stderr) == (0, "")
         assert "No network is kept" in shown.stdout
     finally:
+        process.kill()
         process.communicate()
