@@ -65,7 +65,7 @@
  *   rule_stats           sessions, packets and bytes by rule; 1 and 2 are the defaults; per CPU
  *   events               ring buffer of struct event: what rules with `log` decided
  *
- * KERNEL 5.13 or later by what it uses (structs handed to global functions); tried on 6.18 alone.
+ * KERNEL 5.13 or later by what it uses (structs handed to global functions); tried on 6.1 and 6.18.
  *
  * NOT HANDLED
  *   TCP windows: of an allowed session any sequence number passes (resets must be near). Network address translation
@@ -686,11 +686,13 @@ static __always_inline void name_datagram(struct datagram *datagram, const struc
 __noinline int remember_datagram(const struct packet *packet)
 {
 	struct datagram datagram;
+	__u32 now_ms; /* before 6.2 the helper takes no pointer that a function was given */
 
 	if (!packet)
 		return 0;
+	now_ms = packet->now_ms;
 	name_datagram(&datagram, packet);
-	bpf_map_update_elem(&fragment_map, &datagram, &packet->now_ms, BPF_ANY);
+	bpf_map_update_elem(&fragment_map, &datagram, &now_ms, BPF_ANY);
 	return 0;
 }
 
