@@ -27,6 +27,7 @@ from lab.bpf.companion import companion
 from lab.host.place import HostInterface
 from lab.kernel.cgroup import Cgroup
 from lab.traffic import frames
+from lab.wait import wait_until
 
 monitor = companion("monitor_traffic")
 rows, samples, screen = (monitor.part(name) for name in ("rows", "sample", "screen"))
@@ -171,17 +172,16 @@ def test_without_xdp_tc_ingress_counts(net, bpf, group):
 
 
 def test_a_bulk_counts_as_on_the_wire(net, bpf, group):
-    """Segments that the kernel cuts only behind tc count one by one: the router's interface has seen as many."""
+    """Segments that the kernel cuts only behind tc count one by one: the interface has sent as many."""
     with watching(net, bpf, group, "server/eth0") as program, connected(net, 4) as made:
-        before = net.interface("router/eth1").counters()
+        before = net.interface("server/eth0").counters()
         earlier = the_flow(program).answerer
         made.served.sendall(bytes(60_000))
         received(made.client, 60_000)
         flow = the_flow(program).answerer
-        wire = net.interface("router/eth1").counters() - before
-    assert flow.packets - earlier.packets >= 42  # 60,000 / 1,448
+        sent = net.interface("server/eth0").counters() - before
+    assert flow.packets - earlier.packets == sent.tx_packets >= 42  # 60,000 / 1,448
     assert flow.bytes - earlier.bytes == 60_000 + (flow.packets - earlier.packets) * 66
-    assert wire.rx_bytes >= 60_000
 
 
 def test_joined_packets_have_all_their_headers(net, bpf, group):
@@ -192,10 +192,9 @@ def test_joined_packets_have_all_their_headers(net, bpf, group):
         made.client.sendall(bytes(60_000))
         received(made.served, 60_000)
         flow = the_flow(program).opener
-        (seen,) = monitor.layers(program.maps).values()
+        assert at_each_layer(program) == {counted(flow)}
     assert flow.packets - earlier.packets >= 42
     assert flow.bytes - earlier.bytes == 60_000 + (flow.packets - earlier.packets) * 66
-    assert (seen.packets, seen.bytes) == (flow.packets, flow.bytes)
 
 
 def test_loopback(net, bpf, group):
@@ -209,11 +208,21 @@ def test_loopback(net, bpf, group):
         client = stack.enter_context(socket.create_connection(("127.0.0.1", PORT)))
         served = stack.enter_context(listener.accept()[0])
         talk(SimpleNamespace(client=client, served=served))
-        flow, seen = the_flow(program), monitor.layers(program.maps)
+        # The last acknowledgement may come between two of these readings.
+        wait_until(lambda: at_each_layer(program) == {counted(the_flow(program))}, within_s=WITHIN_S, what="one number")
+        flow = the_flow(program)
     assert (flow.opener.state, flow.answerer.state) == ("ESTABLISHED", "ESTABLISHED")
     assert flow.opener.process == flow.answerer.process == os.getpid()
-    assert {count.packets for count in seen.values()} == {flow.packets}
-    assert {count.bytes for count in seen.values()} == {flow.bytes}
+    assert flow.packets >= 22 and flow.bytes > 11_000
+
+
+def counted(either: Any) -> tuple[int, int]:
+    """Packets and bytes, of a flow or of a layer."""
+    return either.packets, either.bytes
+
+
+def at_each_layer(program: Any) -> set[tuple[int, int]]:
+    return {counted(each) for each in monitor.layers(program.maps).values()}
 
 
 def test_tagged_frames(net, bpf, group):
