@@ -24,7 +24,8 @@ def change(comparison: Comparison) -> str:
     """ "+3.1 % (+2.9 to +3.3)"; in its unit where A costs nothing that could be measured."""
     if comparison.base > 0:
         value, low, high = (100 * (each - 1) for each in comparison.ratio)
-        return f"{value:+.1f} % ({low:+.1f} to {high:+.1f})"
+        decimals = 1 if max(abs(low), abs(high)) < 100 else 0
+        return f"{value:+.{decimals}f} % ({low:+.{decimals}f} to {high:+.{decimals}f})"
     value, low, high = comparison.difference
     return f"{value:+.2f} {comparison.unit} ({low:+.2f} to {high:+.2f})"
 

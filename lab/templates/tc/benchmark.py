@@ -15,7 +15,7 @@ FRAME = frames.udp(PAIR, "client", "server", dst_port=9, payload=bytes(22))
 
 
 def workload_passed(bpf: Any) -> Workload:
-    """UDP, let through: what `lab compare` repeats."""
+    """UDP, let through."""
     return Workload(bpf.load("new_program", dropped_protocol=1), FRAME)
 
 
