@@ -94,7 +94,7 @@ def _measurement(
     return Measurement(
         metric="goodput",
         method=METHOD,
-        unit="bits/s",
+        unit="bit/s",
         program=program,
         subject=subject,
         headline="p50",

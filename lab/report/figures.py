@@ -52,8 +52,9 @@ HALF_WIDTH = 1.96
 class Figure:
     """One number with all that it needs to be believed.
 
-    `noise` says why it must not decide anything, and then `kept` is None. `confidence` says what the interval is: it
-    holds the truth so often, or a search narrowed the figure down to it.
+    `noise` says why it must not decide anything, and then `kept` is None; so it is where the interval has the limit
+    within it. `confidence` says what the interval is: it holds the truth so often, or a search narrowed the figure
+    down to it.
     """
 
     statistic: str
@@ -169,11 +170,17 @@ def _figure(measurement: Measurement, statistic: str, limit: Limit | None) -> Fi
         value=summary_value(measurement, statistic),
         interval=span(interval, measurement.unit) if interval else "",
         limit=limit_text(limit, measurement.unit) if limit else "",
-        kept=limit.holds_for(value) if limit and not measurement.too_noisy else None,
+        kept=_kept(limit, interval or (value, value)) if limit and not measurement.too_noisy else None,
         of_limit=_share_of_limit(value, limit) if limit else 0.0,
         noise=measurement.too_noisy,
         confidence=SEARCHED if is_searched(measurement) else "95 %",
     )
+
+
+def _kept(limit: Limit, interval: tuple[float, float]) -> bool | None:
+    """Decided by the interval, as every verdict of the lab."""
+    low, high = map(limit.holds_for, interval)
+    return low if low == high else None
 
 
 def _share_of_limit(value: float, limit: Limit) -> float:

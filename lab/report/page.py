@@ -143,7 +143,7 @@ class Page:
         if promised:
             kept = sum(each.telling.kept is True for each in promised)
             undecided = sum(each.telling.kept is None for each in promised)
-            more = f", {undecided} too noisy to tell" if undecided else ""
+            more = f", {undecided} undecided" if undecided else ""
             parts.append(f"Limits kept: {kept} of {len(promised)}{more}.")
         verdicts = Counter(each.comparison.verdict for _, several in self.compared for each in several)
         if verdicts:

@@ -354,9 +354,9 @@ def with_headline(measurement: Measurement, headline: str) -> Measurement:
     return replace(measurement, headline=headline, interval=(value - 10, value + 10))
 
 
-def with_limit(measurement: Measurement, limit: Limit, **summary: float) -> Measurement:
-    """The same trials with a promise and with figures of one's own."""
-    return replace(measurement, limit=limit, summary={**measurement.summary, **summary})
+def with_limit(measurement: Measurement, limit: Limit) -> Measurement:
+    """The same with a promise."""
+    return replace(measurement, limit=limit)
 
 
 def with_trials(measurement: Measurement, *trials: Trial) -> Measurement:

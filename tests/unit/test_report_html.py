@@ -144,13 +144,13 @@ def test_errors_and_unknown_outcomes_count_as_failures(tmp_path: Path, outcome: 
 
 def test_a_broken_limit_is_in_the_verdict(tmp_path: Path) -> None:
     """A promise that was not kept is a failure even where the test that measured it passed."""
-    slow = sample.with_limit(sample.latency("xdp_filter", random.Random(1), 200), Limit("p99", 10_000.0), p99=12_500.0)
+    slow = sample.with_limit(sample.latency("xdp_filter", random.Random(1), 200), Limit("p99", 100.0))
     run = sample.run_of(sample.scenario(), sample.scenario(name="slow", kind="benchmark", measurements=(slow,)))
 
     text = page_of(tmp_path, run).text
 
     assert "1 limit broken" in text
-    assert "limit below 10 \N{MICRO SIGN}s: BROKEN" in text
+    assert "limit below 100 ns: BROKEN" in text
 
 
 def test_no_runs_give_a_page_that_says_what_to_do(tmp_path: Path) -> None:

@@ -221,7 +221,7 @@ def test_a_noisy_figure_keeps_and_breaks_no_limit(tmp_path: Path) -> None:
     above = replace(noisy, limit=Limit("p99", 100.0), subject="the other")
     page = page_of(tmp_path, numbers.benchmark(noisy, above))
 
-    assert "Limits kept: 0 of 2, 2 too noisy to tell." in page.text
+    assert "Limits kept: 0 of 2, 2 undecided." in page.text
     assert page.text.count("undecided") >= 3
     assert numbers.NOISY in page.text and "2 figures of 2 were too noisy" in page.text
     assert "broken" not in page.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -80,14 +81,22 @@ def test_quantile_interval_covers_the_truth() -> None:
 
 
 @pytest.mark.parametrize(
-    ("below", "value", "kept"), [(True, 9_999.0, True), (True, 10_000.0, False), (False, 9.0, False)]
+    ("limit", "below", "verdict"),
+    [
+        (9.0, True, "broken"),
+        (11.0, True, "undecided"),
+        (12.0, True, "undecided"),
+        (12.1, True, "kept"),
+        (9.0, False, "kept"),
+    ],
 )
-def test_a_broken_limit_is_said(below: bool, value: float, kept: bool) -> None:
-    """A figure at its limit has broken it, in both directions."""
-    measured = sample.with_limit(sample.latency("x", random.Random(1), 200), Limit("p99", 10_000.0, below), p99=value)
+def test_a_limit_is_decided_by_the_interval(limit: float, below: bool, verdict: str) -> None:
+    """Kept or broken where all of it is on one side, the limit itself being beyond; else nobody knows."""
+    measured = replace(sample.latency("x", random.Random(1), 200), headline="mean", summary={"mean": 11.0})
+    told = telling_figure(replace(measured, interval=(10.0, 12.0), limit=Limit("mean", limit, below)))
 
-    assert telling_figure(measured).kept is kept
-    assert (telling_figure(measured).of_limit >= 1.0) is not kept
+    assert told.verdict == verdict
+    assert (told.of_limit > 1.0) is ((limit < 11.0) is below)
 
 
 def test_curves_hold_the_quantiles_exactly() -> None:
