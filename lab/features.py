@@ -171,6 +171,11 @@ def _tool(command: str, _scratch: Scratch) -> str:
     return path
 
 
+def _own_speed(_scratch: Scratch) -> None:
+    if os.environ.get("LAB_VM") == "tcg":
+        raise Absent("this machine's processor is emulated: time in it says nothing")
+
+
 def _bcc(scratch: Scratch) -> str:
     if os.environ.get("LAB_VM") == "tcg":
         raise Absent("this machine's processor is emulated: BCC's compiler takes 50 s there for each program")
@@ -275,6 +280,8 @@ FEATURES = _by_name(
         _program("bpftool", "bpftool", "vmlinux.h"),
         _program("iperf3", "iperf3", "net.iperf3"),
         Feature("room", "a hundred thousand connections", "", f"a machine with {ROOM_MIB:,} MiB free", _room, True),
+        Feature("own_speed", "rates that take a whole processor", "", "hardware virtualisation (KVM) for the machine",
+                _own_speed, True),
         Feature("bcc", "BCC-style programs", "", _BCC, _bcc, True),
         Feature("bcc_compiler", "the same where a compile may take a minute", "", _BCC, _bcc_compiler, True),
     )

@@ -351,11 +351,13 @@ def within_five_percent(path: Shaped, measure: Callable[[], tuple[float, float]]
 TRIES = 8
 HEADERS = {("tcp", 4): 66, ("tcp", 6): 86, ("udp", 4): 42, ("udp", 6): 62}
 BOTH = (4, 6)
+fast = pytest.mark.needs("own_speed")
 AT_ONCE = [
-    *((rate, [*itertools.product(("tcp", "udp"), BOTH)]) for rate in ("1mbit", "10mbit", "100mbit")),
-    ("1gbit", [("tcp", 4), ("tcp", 6)]),
-    ("1gbit", [("udp", 4)]),
-    ("1gbit", [("udp", 6)]),
+    *((rate, [*itertools.product(("tcp", "udp"), BOTH)]) for rate in ("1mbit", "10mbit")),
+    pytest.param("100mbit", [*itertools.product(("tcp", "udp"), BOTH)], marks=fast),
+    pytest.param("1gbit", [("tcp", 4), ("tcp", 6)], marks=fast),
+    pytest.param("1gbit", [("udp", 4)], marks=fast),
+    pytest.param("1gbit", [("udp", 6)], marks=fast),
 ]
 JUMBO = Topology.pair("client", "server", mtu_bytes=9000)
 """For 1 Gbit/s of UDP: a sender of 100,000 datagrams a second needs most of a CPU for itself."""

@@ -10,7 +10,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,6 +30,8 @@ NETWORK = ("veth", "bridge", "8021q", "vxlan", "dummy", "vrf", "netkit", "inet_d
 QUEUEING = ("sch_ingress", "cls_bpf", "sch_netem", "sch_fq", "sch_fq_codel", "sch_htb", "sch_tbf", "sch_prio")
 """Loaded where the kernel has them: a machine without modprobe loads none later."""
 MEMORY_MIB = 1024
+NICENESS = 10
+"""An emulated processor takes all that there is of a real one: the host's own tests come first."""
 CPUS = 2
 COMMAND_LINE = (
     # A panic ends the machine at once; a hang of the kernel's own watchdogs is a panic.
@@ -95,9 +97,17 @@ def start(
             [qemu, *_machine(accelerator), *_kernel(kernel, first_root), *_devices(console, theirs.fileno())],
             pass_fds=[theirs.fileno(), first_root],
             stderr=said,
-            preexec_fn=dying_with_the_lab(),
+            preexec_fn=_behind_the_host(dying_with_the_lab()),
         )
     return Machine(process, beats)
+
+
+def _behind_the_host(before: Callable[[], None]) -> Callable[[], None]:
+    def prepare() -> None:
+        before()
+        os.nice(NICENESS)
+
+    return prepare
 
 
 def _first_root(kernel: Kernel, argv: Sequence[str], variables: Mapping[str, str]) -> bytes:
