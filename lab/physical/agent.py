@@ -16,15 +16,18 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from typing import IO, Any
 
+from lab.bpf.attach import receivers
 from lab.errors import NetworkError
 from lab.net.cable import Cable
 from lab.physical.departures import Departures
 from lab.physical.half import Half
 from lab.physical.loan import Loan
+from lab.physical.sources import Sources
 from lab.physical.words import error_as_dict, line
 from lab.replay.script import topology_from_dict
 from lab.traffic import iperf3
 from lab.traffic.exchange import Harvest
+from lab.traffic.flood import Amount
 
 MARK = b"bpflab "
 """Before each answer."""
@@ -40,7 +43,8 @@ class Agent:
         self._half: Half | None = None
         self._streams: Departures | None = None
         self._harvest: Harvest | None = None
-        self._hearing, self._iperf3 = ExitStack(), ExitStack()
+        self._sources: Sources | None = None
+        self._hearing, self._iperf3, self._receiving = ExitStack(), ExitStack(), ExitStack()
 
     def offer(self, interface: str, within_s: float) -> dict[str, Any]:
         """What the interface is, before anything of it is changed."""
@@ -64,7 +68,7 @@ class Agent:
                 stack.callback(self._loan.give_back)
             if self._half is not None:
                 stack.callback(self._half.close)
-            for undo in (self.streams_end, self.exchange_end, self.iperf3_end):
+            for undo in (self.streams_end, self.exchange_end, self.iperf3_end, self.receive_end, self._sources_end):
                 stack.callback(undo)
             self._loan = self._half = None
 
@@ -149,6 +153,26 @@ class Agent:
         """No server listens any more."""
         self._iperf3.close()
 
+    def flood_ready(self, parts: list[tuple[str, int]], flows: int, via: str) -> int:
+        """A flood's number: frames, and how many of each in a round."""
+        if self._sources is None:
+            self._sources = Sources(self._there)
+        return self._sources.ready([(bytes.fromhex(raw), number) for raw, number in parts], flows, via)
+
+    def flood(self, key: int, amount: dict[str, Any]) -> dict[str, float]:
+        """Sends so much."""
+        assert self._sources is not None
+        return self._sources.send(key, Amount(**amount))
+
+    def receive_begin(self) -> str:
+        """Takes what XDP sends over, where the other interface could not otherwise: a veth in the cable's place."""
+        self.receive_end()
+        return receivers.pass_at(self._there.interface(self._there.end.name), self._receiving)
+
+    def receive_end(self) -> None:
+        """No more."""
+        self._receiving.close()
+
     def counters(self) -> dict[str, int]:
         """Of the interface."""
         return asdict(self._there.interface(self._there.end.name).counters())
@@ -160,6 +184,11 @@ class Agent:
     def offloads(self) -> dict[str, bool]:
         """Of the interface."""
         return self._there.interface(self._there.end.name).offloads()
+
+    def _sources_end(self) -> None:
+        if self._sources is not None:
+            self._sources.close()
+            self._sources = None
 
     @property
     def _under_way(self) -> Departures:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import NoReturn
 
@@ -42,6 +43,15 @@ class FarInterface(Interface):
     def __init__(self, spec: InterfaceSpec, nic: Nic, namespace: FarNamespace) -> None:
         super().__init__(replace(spec, queues=nic.queues), namespace)
         self._host = namespace.host
+        self._is_veth = nic.kind == "veth"
+
+    def receive(self, undo: ExitStack) -> str:
+        """Where a veth is in the cable's place, its end there takes what XDP sends until `undo`; what was done."""
+        if not self._is_veth:
+            return ""
+        told: str = self._host.ask("receive_begin")
+        undo.callback(lambda: self._host.ask("receive_end") if self._host.alive else None)
+        return told
 
     def is_up(self) -> bool:
         """Whether it has a carrier."""

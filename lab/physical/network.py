@@ -7,34 +7,42 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import replace
+from functools import cached_property
 from typing import Any
 
+from lab.bpf.attach import receivers
 from lab.errors import NetworkError
 from lab.kernel import packet
 from lab.kernel.nic import Nic
 from lab.model import journal
+from lab.model.delivery import Delivery
 from lab.net.cable import laid
-from lab.net.namespace import Namespace
+from lab.net.namespace import Interface, Namespace
 from lab.net.topology import InterfaceSpec, Topology
 from lab.net.wire import mac_bytes
 from lab.physical.far import FarInterface, FarNamespace
 from lab.physical.flights import flight_between
+from lab.physical.flood import FarFlood
 from lab.physical.half import CARRIER_WITHIN_S, Half
 from lab.physical.host import Host, reach
 from lab.physical.loan import WAIT_S, Loan
 from lab.replay.script import topology_as_dict
+from lab.traffic import recorder
 from lab.traffic.datagrams import namespace_of
 from lab.traffic.exchange import Received, received_of
 from lab.traffic.flight import Flight
 from lab.traffic.iperf3 import GRACE_S, Iperf3Options, Iperf3Result, answer, call, ended, result_of, serve
 from lab.traffic.network import flight_of
 from lab.traffic.stream import Stream
+from lab.wait import wait_until
 
 ETH_P_EXPERIMENTAL = b"\x88\xb5"
 """IEEE 802a, for local experiments: what the other end is greeted with."""
 AGAIN_S = 0.1
+GREETINGS = 3
+SHORTEST_STILL_S, LONGEST_LAG_S = 0.02, 5.0
 TURN_S = 0.2
 """Of an exchange: so long each host waits for the end of what comes in."""
 ABOUT = ("kernel", "cpu", "cpus", "memory_bytes", "bpf_jit")
@@ -97,6 +105,52 @@ class PhysicalNetwork(Half):
             return flight_of(stream, index)
         return flight_between(stream, index, from_there=ends[0] == self.far_node)
 
+    def flood(
+        self,
+        source: str,
+        frame: Any,
+        *,
+        flows: int = 1,
+        count: int | None = None,
+        seconds: float | None = None,
+        rate_pps: float | None = None,
+        sink: str = "",
+        via: str = "live",
+    ) -> Delivery:
+        """From either host. Offered is what the source's driver took; what it refused never left."""
+        amount: dict[str, Any] = {"count": count, "seconds": seconds, "rate_pps": rate_pps}
+        if self.interface(source).name != self.far_end.name:
+            with ExitStack() as stack:
+                self.far_interface.receive(stack)
+                return super().flood(source, frame, flows=flows, sink=sink, via=via, **amount)
+        at_sink = self.interface(sink) if sink else None
+        with recorder.paused():
+            delivery = FarFlood(self, frame, flows=flows, via=via).run(sink=at_sink, **amount)
+        journal.step("flood", source=source)
+        journal.note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
+        return delivery
+
+    def take_in(self, undo: ExitStack) -> None:
+        """Where a veth is in the cable's place, its end here takes what XDP sends until `undo`."""
+        if self.loan is not None and self.loan.nic.kind == "veth":
+            receivers.make_poll(self.interface(self.end.name), undo)
+
+    @cached_property
+    def still_s(self) -> float:  # type: ignore[override]
+        """So long the counter of either interface must stand still until it is final: some drivers read it seldom."""
+        there = [self._lag_s(self.interface(self.end.name), self._greet) for _ in range(GREETINGS)]
+        with self.packet_socket(self.end.name) as sender:
+            here = [self._lag_s(self.far_interface, lambda: sender.send(self._greeting())) for _ in range(GREETINGS)]
+        return max(SHORTEST_STILL_S, 2 * max(there + here))
+
+    def _lag_s(self, interface: Interface, send: Callable[[], object]) -> float:
+        """From a frame that is sent until the interface at the other end says that it received one."""
+        before, start = interface.counters().rx_packets, time.monotonic()
+        send()
+        what = f"{interface.name} to count a frame that was sent to it"
+        wait_until(lambda: interface.counters().rx_packets > before, within_s=LONGEST_LAG_S, what=what)
+        return time.monotonic() - start
+
     def _exchanged(self, frames: Sequence[bytes], at: str, within_s: float, count: int | None) -> Received:
         """Both hosts keep what comes in; first here, then there, is waited for its end."""
         deadline = time.monotonic() + within_s
@@ -123,14 +177,15 @@ class PhysicalNetwork(Half):
                 started.append(serve(self[self.node], wanted.port))
                 longest_s = wanted.seconds + wanted.omitted_seconds + GRACE_S + 10
                 return result_of(
-                    wanted.protocol, self._ask("iperf3_call", longest_s, target=target, options=vars(wanted))
+                    wanted.protocol, self.ask("iperf3_call", longest_s, target=target, options=vars(wanted))
                 )
             with self._asking("iperf3_serve", "iperf3_end", port=wanted.port):
                 started.append(call(self[self.node], target, wanted))
                 return result_of(wanted.protocol, answer(started[-1], wanted))
 
     @property
-    def _ask(self) -> Callable[..., Any]:
+    def ask(self) -> Callable[..., Any]:
+        """Of the agent on the other host: lab.physical.agent."""
         if self.host is None:
             raise NetworkError(f"{self.far_node} is gone: its network is down")
         return self.host.ask
@@ -138,12 +193,12 @@ class PhysicalNetwork(Half):
     @contextmanager
     def _asking(self, begin: str, end: str, **words: Any) -> Iterator[Callable[..., Any]]:
         """`end` is asked for after the block, unless the host is gone by then."""
-        self._ask(begin, **words)
+        self.ask(begin, **words)
         try:
-            yield self._ask
+            yield self.ask
         finally:
             if self.host is not None and self.host.alive:
-                self._ask(end)
+                self.ask(end)
 
     def _make_interfaces(self) -> None:
         super()._make_interfaces()
@@ -151,7 +206,7 @@ class PhysicalNetwork(Half):
         described = topology_as_dict(self.topology)
         nic = Nic.from_dict(self.host.ask("up", topology=described, node=self.far_node))
         namespace = FarNamespace(self.far_node, self.host)
-        made = FarInterface(self.far_end, nic, namespace)
+        made = self.far_interface = FarInterface(self.far_end, nic, namespace)
         namespace.adopt({made.short_name: made}, self.interface)
         self._namespaces = {each.name: self._namespaces.get(each.name, namespace) for each in self.topology.namespaces}
         interfaces = {self.end.name: self._interfaces[self.end.name], made.name: made}
@@ -165,19 +220,26 @@ class PhysicalNetwork(Half):
 
     def _await_greeting(self) -> None:
         """A frame comes over: both interfaces are ends of one cable, and a switch between them has learnt so."""
-        assert self.host is not None
-        greeting = mac_bytes(self.end.mac) + mac_bytes(self.far_end.mac) + ETH_P_EXPERIMENTAL + secrets.token_bytes(46)
         deadline = time.monotonic() + CARRIER_WITHIN_S
         with closing(self[self.node].run(packet.open_receiver, self.end.short_name, outgoing=False)) as ear:
             while time.monotonic() < deadline:
-                self.host.ask("whisper", frame=greeting.hex())
-                if _hears(ear, greeting, time.monotonic() + AGAIN_S):
+                if _hears(ear, self._greet(), time.monotonic() + AGAIN_S):
                     return
         there = f"{self.cable.there} on {self.cable.host}"
         raise NetworkError(
             f"no frame of {there} came to {self.cable.here} within {CARRIER_WITHIN_S:g} s",
             mend="are the two on one cable, or on one VLAN of a switch?",
         )
+
+    def _greet(self) -> bytes:
+        """The frame that the other end has sent by now."""
+        greeting = self._greeting()
+        self.ask("whisper", frame=greeting.hex())
+        return greeting
+
+    def _greeting(self) -> bytes:
+        to, sender = mac_bytes(self.end.mac), mac_bytes(self.far_end.mac)
+        return to + sender + ETH_P_EXPERIMENTAL + secrets.token_bytes(46)
 
     def _take_down(self) -> None:
         if self.host is not None and self.host.alive:

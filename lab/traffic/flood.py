@@ -48,6 +48,8 @@ LATER_CHUNK = 1 / 8
 TURN_S = 0.001
 """When paced, frames go out in turns of this length."""
 LONGEST_S = 60.0
+LOOK_S = 0.001
+"""Between two looks at a counter that may lag."""
 MOST_FLOWS = {"live": 1 << 30, "packet": 1 << 16}
 """Frames for AF_PACKET are all made beforehand."""
 LOOPBACK_IFINDEX, BPF_XDP, XDP_FLAGS_SKB_MODE = 1, 37, 2
@@ -108,11 +110,13 @@ class AnyFlood(ABC):
     via = ""
     frame_bytes = 0.0
     """Of a frame; the mean where they differ."""
+    still_s = 0.0
+    """So long the counter at the other end must stand still until its count is final."""
 
     def __init__(self, source: Interface, frame: Any, *, flows: int = 1) -> None:
         if not 1 <= flows <= MOST_FLOWS[self.via]:
             raise TrafficError(f"flood {source.name} with {flows:,} flows: 1 to {MOST_FLOWS[self.via]:,} are possible")
-        if source.kind != "veth":
+        if source.kind not in ("veth", "physical"):
             raise TrafficError(f"flood {source.name}: it is a {source.kind}, and its receiver unknown: give a veth")
         self.source = source
         self.flows = flows
@@ -150,9 +154,9 @@ class AnyFlood(ABC):
             before, entered = counted(), at_peer()
             with softirq.on_one_cpu():
                 start = time.monotonic()
-                offered, cpu_s = self._offer(amount)
+                offered, cpu_s = self.offer(amount)
                 duration_s = time.monotonic() - start
-            received = _settled(counted, before, offered)
+            received = settled(counted, before, offered, self.still_s)
             if at_peer() == entered:
                 raise TrafficError(
                     f"flood {self.source.name}: none of {offered:,} frames came to {peer.name}",
@@ -161,7 +165,7 @@ class AnyFlood(ABC):
         return Delivery(offered, received, duration_s=duration_s, cpu_s=cpu_s)
 
     @abstractmethod
-    def _offer(self, amount: Amount) -> tuple[int, float]:
+    def offer(self, amount: Amount) -> tuple[int, float]:
         """Sends frames; gives how many were offered, and the CPU time in s that it took."""
 
 
@@ -193,7 +197,8 @@ class Flood(AnyFlood):
 
         self._stack.callback(closing.soon, detach)
 
-    def _offer(self, amount: Amount) -> tuple[int, float]:
+    def offer(self, amount: Amount) -> tuple[int, float]:
+        """In one call of the kernel for up to 65,536 frames."""
         with self.making() as made:
             cpu_s = amount.send(self.make, MOST_CHUNK)
         return made(), cpu_s
@@ -205,12 +210,15 @@ class Flood(AnyFlood):
     @contextmanager
     def making(self) -> Iterator[Callable[[], int]]:
         """Inside of it, `make` sends; what it gives tells how many frames were made since it began."""
-        from lab.bpf.attach.receivers import make_poll
+        from lab.bpf.attach.receivers import make_poll, pass_at
 
         generator = self._generator.globals
         before = generator["rounds"]  # it goes on: short floods of many flows do not begin anew each time
         with ExitStack() as stack:
-            make_poll(self.source.peer, stack)
+            if self.source.kind == "physical":
+                pass_at(self.source, stack)  # many drivers send for XDP only where a program is
+            else:
+                make_poll(self.source.peer, stack)
             stack.enter_context(netns.inside(self.source.netns_fd))  # the ifindex means something here only
             yield lambda: int(generator["rounds"] - before) & 0xFFFFFFFF
         if generator["refused"]:
@@ -252,7 +260,8 @@ class PacketFlood(AnyFlood):
         self._sender = sender
         self._stack.callback(closing.soon, sender.close)
 
-    def _offer(self, amount: Amount) -> tuple[int, float]:
+    def offer(self, amount: Amount) -> tuple[int, float]:
+        """In one system call for up to 1,024 frames."""
         self._next = offered = 0
 
         def send(chunk: int) -> int:
@@ -307,16 +316,22 @@ def _counter(sink: Interface | Counter, stack: ExitStack) -> Callable[[], int]:
     return stack.enter_context(Sink(sink)).count
 
 
-def _settled(count: Callable[[], int], before: int, offered: int) -> int:
-    """What was received, once all of it was, or the kernel has nothing under way and the count stands still."""
-    last = -1
-    deadline = time.monotonic() + LONGEST_S
+def settled(count: Callable[[], int], before: int, offered: int, still_s: float = 0.0) -> int:
+    """What was received, once all of it was, or the kernel has nothing under way and the count stands still.
+
+    `still_s`: for so long, where frames are under way outside of this kernel, or counters lag behind them.
+    """
+    last, since = -1, time.monotonic()
+    deadline = since + LONGEST_S
     while last < offered and time.monotonic() < deadline:
         softirq.settle()
         now = count() - before
-        if now == last:
+        if now != last:
+            last, since = now, time.monotonic()
+        elif time.monotonic() - since >= still_s:
             break
-        last = now
+        if still_s:
+            time.sleep(LOOK_S)
     return min(last, offered)
 
 

@@ -58,7 +58,8 @@ class MixedFlood(AnyFlood):
         self._mix = mix
         self._floods = [self._stack.enter_context(Flood(source, frame, flows=flows)) for frame, _ in mix.parts]
 
-    def _offer(self, amount: Amount) -> tuple[int, float]:
+    def offer(self, amount: Amount) -> tuple[int, float]:
+        """The parts by turns."""
         sent = 0
 
         def send(chunk: int) -> int:

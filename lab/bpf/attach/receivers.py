@@ -54,9 +54,12 @@ def provide(target: Any, undo: ExitStack) -> list[str]:
 
     Targets that don't say that they are a veth (`kind`, `peer`) get nothing.
     """
-    if getattr(target, "kind", "") != "veth":
+    kind = getattr(target, "kind", "")
+    if kind == "physical":  # the peer's own host knows whether it needs that
+        return [each for each in (target.peer.receive(undo),) if each]
+    if kind != "veth":
         return []
-    told = [_pass_at(target.peer, undo)]
+    told = [pass_at(target.peer, undo)]
     siblings = getattr(getattr(target, "namespace", None), "interfaces", ())
     others = [each.peer for each in siblings if each.kind == "veth" and each.ifindex != target.ifindex]
     told += [make_poll(each, undo) for each in others if _place(each) != _place(target)]
@@ -79,7 +82,8 @@ def come_back(target: Any) -> None:
             receiver.link = _link_at(target)
 
 
-def _pass_at(peer: VethTarget, undo: ExitStack) -> str:
+def pass_at(peer: VethTarget, undo: ExitStack) -> str:
+    """A program that passes everything sits there until the end, unless there is one; in words what was done."""
     place = _place(peer)
     receiver = _receivers.setdefault(place, _Receiver())
     if receiver.link >= 0 and bpf.link_ifindex(receiver.link) != peer.ifindex:
