@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -40,7 +41,7 @@ def command(
     """Run pytest (by default of scenarios/) on this kernel and on others, in virtual machines.
 
     Ends with status 0 when all passed or was skipped, 1 when a test failed, 2 when a machine was lost.
-    With LAB_STRICT=1 a test that every kernel skipped is a failure too.
+    With LAB_STRICT=1 a test that every kernel skipped is a failure too. Interrupted, it shows what had ended by then.
     """
     for each in series:
         click.echo(f"fetched {fetch(each).release}")
@@ -50,6 +51,7 @@ def command(
         return
     if not kernels:
         raise LabError("matrix: no other kernel is at hand", mend="lab matrix --fetch 6.1 --fetch 6.12")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a build server's way to interrupt
     _prepare(kernels)
     project = find_project(Path.cwd())
     start = time.monotonic()
@@ -83,13 +85,16 @@ def _finish(matrix: Matrix, project: Path, seconds: float) -> None:
     for lane in matrix.lanes:
         if lane.lost or lane.complaint:
             click.echo(f"{lane.name}: {'lost: ' + lane.lost if lane.lost else lane.complaint} ({lane.folder})")
-    nowhere = matrix.ran_nowhere() if os.environ.get("LAB_STRICT") == "1" else {}
+    strict = os.environ.get("LAB_STRICT") == "1" and not matrix.interrupted
+    nowhere = matrix.ran_nowhere() if strict else {}
     for nodeid, reason in nowhere.items():
         click.echo(f"ran on no kernel: {nodeid}: {reason}")
     reports = project / "reports" / "matrix"
     page = write(columns, reports / "index.html", f"Scenarios on {len(columns)} kernels")
     junit = write_junit(matrix, reports / "junit.xml")
     click.echo(f"\n{seconds:.0f} s. The table with all reasons: {page}; JUnit: {junit}")
+    if matrix.interrupted:
+        raise KeyboardInterrupt
     click.get_current_context().exit(matrix.status or (1 if nowhere else 0))
 
 

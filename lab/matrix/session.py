@@ -9,10 +9,13 @@ from __future__ import annotations
 import os
 import platform
 import selectors
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
@@ -28,8 +31,11 @@ from lab.model.run import Result, Run
 HOST = "host"
 OPTIONS = ("-p", "no:randomly", "-p", "no:cacheprovider", "-q", "--lab-leaks=off")
 """pytest-randomly would shuffle each kernel's tests otherwise, and several would write one cache."""
-OK = (0, 5)
-"""Exit status of pytest: all passed, no test found (a kernel may be asked for none)."""
+DONE = (0, 1, 5)
+"""Exit status of pytest that ran to its end: all passed, some failed, no test found."""
+CUT = "interrupted before it was done"
+GRACE_S = 20.0
+"""So long a controller that was interrupted has to store what it knows: pytest-xdist gives its worker ten seconds."""
 
 
 @dataclass
@@ -65,6 +71,8 @@ class Matrix:
     id: str
     folder: Path
     lanes: tuple[Lane, ...]
+    interrupted: bool = False
+    """By a person or a build server: what had ended by then is there."""
 
     @property
     def status(self) -> int:
@@ -105,42 +113,70 @@ def run(
     lanes += [Lane(kernel.name, kernel.release, folder / kernel.release, kernel) for kernel in kernels]
     if not lanes:
         raise LabError("run the matrix: no kernel", mend="lab matrix --fetch 6.1 --fetch 6.12")
-    _follow(lanes, arguments, project, worker, at_once or os.cpu_count() or 1, told)
-    return Matrix(folder.name, folder, tuple(lanes))
+    with _Controllers(lambda lane: _start(lane, arguments, project, worker), told) as controllers:
+        try:
+            controllers.follow(lanes, at_once or os.cpu_count() or 1)
+        except KeyboardInterrupt:
+            controllers.cut_short(lanes)
+    return Matrix(folder.name, folder, tuple(lanes), controllers.interrupted)
 
 
-def _follow(
-    lanes: Sequence[Lane],
-    arguments: Sequence[str],
-    project: Path,
-    worker: str,
-    at_once: int,
-    told: Callable[[Lane, str, str], None],
-) -> None:
-    """The host beside the machines: it is done when the first of them have booted."""
-    waiting, running = list(lanes), selectors.DefaultSelector()
-    started: dict[int, subprocess.Popen[bytes]] = {}
-    try:
-        while waiting or started:
-            while waiting and (waiting[0].kernel is None or _machines(running) < at_once):
-                process, pipe = _start(waiting[0], arguments, project, worker)
-                started[pipe] = process
-                running.register(pipe, selectors.EVENT_READ, (waiting.pop(0), bytearray()))
-            for key, _ in running.select():
-                if not _heard(key, told):
-                    running.unregister(key.fd)
-                    os.close(key.fd)
-                    _finish(key.data[0], started.pop(key.fd))
-    finally:
-        running.close()
-        for pipe, process in started.items():
+class _Controllers:
+    """The processes that are running, each with the pipe through which it tells what happens."""
+
+    def __init__(
+        self, start: Callable[[Lane], tuple[subprocess.Popen[bytes], int]], told: Callable[[Lane, str, str], None]
+    ) -> None:
+        self._start = start
+        self._told = told
+        self._pipes = selectors.DefaultSelector()
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self.interrupted = False
+
+    def __enter__(self) -> _Controllers:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Whoever still runs is ended."""
+        self._pipes.close()
+        for pipe, process in self._processes.items():
             os.close(pipe)
             process.kill()
             process.wait()
 
+    def follow(self, lanes: Sequence[Lane], at_once: int) -> None:
+        """Until all have ended. The host runs beside the machines: it is done when the first of them have booted."""
+        waiting = list(lanes)
+        while waiting or self._processes:
+            while waiting and (waiting[0].kernel is None or self._machines() < at_once):
+                process, pipe = self._start(waiting[0])
+                self._processes[pipe] = process
+                self._pipes.register(pipe, selectors.EVENT_READ, (waiting.pop(0), bytearray()))
+            self._listen()
 
-def _machines(running: selectors.BaseSelector) -> int:
-    return sum(1 for key in running.get_map().values() if key.data[0].kernel)
+    def cut_short(self, lanes: Sequence[Lane]) -> None:
+        """Lets those that run store what they know; a second interrupt ends them at once."""
+        self.interrupted = True
+        unfinished = [lane for lane in lanes if lane.status is None]
+        for process in self._processes.values():
+            process.send_signal(signal.SIGINT)
+        until = time.monotonic() + GRACE_S
+        with suppress(KeyboardInterrupt):
+            while self._processes and time.monotonic() < until:
+                self._listen(until - time.monotonic())
+        for lane in unfinished:
+            if lane.status not in DONE:
+                lane.lost = CUT
+
+    def _listen(self, within_s: float | None = None) -> None:
+        for key, _ in self._pipes.select(within_s):
+            if not _heard(key, self._told):
+                self._pipes.unregister(key.fd)
+                os.close(key.fd)
+                _finish(key.data[0], self._processes.pop(key.fd))
+
+    def _machines(self) -> int:
+        return sum(1 for key in self._pipes.get_map().values() if key.data[0].kernel)
 
 
 def _start(lane: Lane, arguments: Sequence[str], project: Path, worker: str) -> tuple[subprocess.Popen[bytes], int]:
@@ -160,6 +196,7 @@ def _start(lane: Lane, arguments: Sequence[str], project: Path, worker: str) -> 
             stdout=said,
             stderr=said,
             pass_fds=[writing],
+            process_group=0,  # Ctrl-C in a terminal reaches it by way of us, once
             preexec_fn=dying_with_the_lab(),
         )
     os.close(writing)

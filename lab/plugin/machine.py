@@ -28,6 +28,7 @@ COMMAND = "lab.matrix.worker"
 LOST_STATUS = 2
 TEST_LIMIT_S = 300.0
 """No test of a scenario takes as long, even by emulation."""
+INTERRUPTED = "the session was interrupted"
 EMULATED = "not comparable: measured in a machine without hardware virtualisation (QEMU emulates its processor)"
 
 
@@ -132,7 +133,9 @@ class Losses:
 
     @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self, session: pytest.Session) -> None:
-        """Before the run is stored; a session without its machine did not succeed."""
+        """Before the run is stored; a session without its machine did not succeed, nor did one that was interrupted."""
+        if session.exitstatus == pytest.ExitCode.INTERRUPTED and not self.lost:
+            self.lost = dict.fromkeys(self.pending, INTERRUPTED)
         if self.lost:
             session.exitstatus = LOST_STATUS
         gatherer: Gatherer | None = self.config.pluginmanager.getplugin("bpflab-gatherer")

@@ -12,11 +12,14 @@ from lab.errors import LabError
 from lab.matrix import session
 from lab.matrix.junit import write as write_junit
 from lab.matrix.kernel import Kernel, find
+from lab.model.likeness import unlike
 from lab.report.matrix import Column, write
 
 TESTS = '''
 """Three tests, of which the second ends a machine, if there is one."""
 import os, pathlib, sys
+
+import lab
 
 def test_before():
     """Passes everywhere."""
@@ -98,6 +101,54 @@ def test_a_machine_that_never_starts_is_lost(project: Path) -> None:
     columns = [Column(each.name, each.release, each.results, each.lost, CONSOLE) for each in matrix.lanes]
     page = write(columns, project / "index.html", "Scenarios").read_text()
     assert "3 passed" in page and "it did not start within 120 s" in page and CONSOLE in page
+
+
+MEASURING = '''
+from lab.model.journal import note
+from lab.model.measurement import Measurement, Trial
+
+def test_measures(bpf):
+    """A figure, as an instrument notes it."""
+    figures = ("p50", {"p50": 1.0}, (0.9, 1.1), (Trial("with", (1.0, 1.0)),))
+    note("measurement", Measurement("cost", "prog_run", "ns/packet", "x", "1 flow", *figures).as_dict())
+'''
+
+
+@pytest.mark.parametrize("way", ["tcg", "kvm"])
+def test_a_figure_of_an_emulated_processor_is_not_comparable(project: Path, way: str) -> None:
+    """It is stored with the reason, and its run is like no other; on the processor itself (KVM) it is like any."""
+    here = Kernel("6.0.0-fake", project / "vmlinuz-6.0.0-fake", project)
+    (project / "scenarios/test_end.py").write_text(MEASURING)
+    machine = f"os.environ['LAB_VM'] = {way!r}\nos.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+    (lane,) = session.run([here], ["scenarios"], project, host=False, worker=fake(project, machine)).lanes
+
+    assert lane.run is not None, (lane.folder / "pytest.txt").read_text()
+    (measured,) = lane.results[0].measurements
+    forbidden = unlike(lane.run.environment, lane.run.environment)
+    if way == "kvm":
+        assert (measured.too_noisy, forbidden) == ("", [])
+    else:
+        assert measured.too_noisy.startswith("not comparable: measured in a machine without hardware virtualisation")
+        assert forbidden == [measured.too_noisy]
+
+
+def test_what_had_ended_when_it_was_interrupted_is_kept(project: Path) -> None:
+    """Ctrl-C in the middle: finished tests stay, those that were to come are lost, a kernel in the queue is named."""
+    running, queued = (Kernel(f"6.{number}.0-fake", project / f"vmlinuz-6.{number}.0", project) for number in (0, 1))
+    endless = TESTS.replace(PANIC, "import threading; threading.Event().wait(60)")
+    (project / "scenarios/test_end.py").write_text(endless)
+    machine = "os.environ['LAB_VM'] = 'tcg'\nos.execv(sys.executable, [sys.executable, *sys.argv[2:]])"
+
+    def interrupt(lane: session.Lane, nodeid: str, outcome: str) -> None:
+        if lane.kernel and nodeid.endswith("test_before"):
+            raise KeyboardInterrupt
+
+    kernels = [running, queued]
+    matrix = session.run(kernels, ["scenarios"], project, at_once=1, told=interrupt, worker=fake(project, machine))
+    _, first, second = matrix.lanes
+    assert matrix.interrupted and matrix.status == 2
+    assert outcomes(first) == {"test_before": "passed", "test_end": "lost", "test_after": "lost"}
+    assert (second.results, first.lost, second.lost) == ((), session.CUT, session.CUT)
 
 
 def test_a_kernel_that_panics_is_lost_and_the_host_completes(project: Path, kernel: Kernel) -> None:
