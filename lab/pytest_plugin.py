@@ -42,6 +42,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     which = ("off", "lab", "all")
     words = "after which tests to look for what they left open: none, those with a fixture of the lab (default), all"
     group.addoption("--lab-leaks", choices=which, default="lab", help=words)
+    words = "every pair of namespaces on two hosts: eth1 here, eth2 of another that ssh reaches (docs/two-hosts.md)"
+    group.addoption("--physical", metavar="eth1,ssh:HOST/eth2", help=words)
     group.addoption("--lab-blind", action="store_true", help="run each scenario with its programs blind: `lab blind`")
 
 
@@ -54,6 +56,10 @@ def pytest_configure(config: pytest.Config) -> None:
         from lab.plugin.keep import Keeping
 
         config.pluginmanager.register(Keeping(), "bpflab-keeping")
+    if config.getoption("--physical"):
+        from lab.plugin import physical
+
+        physical.register(config)
     if config.getoption("--lab-blind"):
         from lab.plugin.blind import Blind
 

@@ -120,6 +120,7 @@ def measure_capacity(
     program, verdicts say; what they count while there is no more room is told. `above_per_s` is the author's promise.
     MeasurementError when no session is found.
     """
+    path.only_on_veth("capacity", "what a new session costs is told by one core that makes and handles it")
     holding = Held.by(program, held)
     taken = _Taken(room=room)
     with ExitStack() as stack:

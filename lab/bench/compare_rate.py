@@ -59,6 +59,7 @@ def compare_rate(
     It ends as soon as the rule is satisfied, or when the budget is spent. MeasurementError when nothing arrives, when
     the program meets no frame, and where the two are neither XDP nor tc programs, or of different sections.
     """
+    path.only_on_veth("a comparison of rates", "a packet's time is that of one core, which both programs share")
     samples: list[Sample] = []
     start = time.monotonic()
     with journal(), isolated() as core, watched(core) as watch:

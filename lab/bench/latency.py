@@ -123,6 +123,7 @@ def arms_of(program: Program, stack: ExitStack) -> list[Arm]:
 
 def take(path: Path, arms: Sequence[Arm], make: ProbeMaker, trials: Trials) -> tuple[Taken, dict[str, Any]]:
     """All repetitions, on one core that is held for them, and what disturbed them."""
+    path.only_on_veth("added latency", "one clock must stamp both ends of it")
     settings: list[str] = []
     with isolated() as core, watched(core) as watch:
         again = partial(repetition, path, arms, make, trials.frames_each, core)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from lab.model.action import Direction, Mode
+from lab.net.cable import OutOfReach, laid
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachment
@@ -40,6 +41,13 @@ class Path:
     def attach(self, program: Program, network: Network) -> Attachment:
         """The program on its interface, by the mode and direction of the path."""
         return program.attach(network.interface(self.at), mode=self.mode, direction=self.direction)
+
+    def only_on_veth(self, what: str, why: str) -> None:
+        """OutOfReach, before anything is brought up, where the two ends are on two hosts."""
+        if laid(self.topology).cable is not None:
+            raise OutOfReach(
+                f"measure {what} on a cable: {why}", mend="bench.rate, bench.rates and bench.goodput do; or on a veth"
+            )
 
     def settings(self, network: Network) -> list[str]:
         """What the kernel says now of the path: "server/eth0: tx tso off, rx sg gso gro on"; a namespace's sysctls."""

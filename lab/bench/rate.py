@@ -22,6 +22,7 @@ from lab.bench.path import Path, counted
 from lab.bench.search import GOALS, LOWEST, Bounds, Found, LoadTrial, search
 from lab.errors import MeasurementError
 from lab.model.measurement import Limit, Measurement, Trial
+from lab.net.cable import laid
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
@@ -57,8 +58,12 @@ def measure_rate(
 
     `frame` is bytes, a scapy packet, a `FrameMix`, or a function of the network that gives one. `above_pps` is the
     author's promise for the NDR. MeasurementError when the program loses more than 0.5 % at any rate; the NDR is 0.0
-    when it loses less.
+    when it loses less. On a pair of two hosts it is `lab.bench.wire_rate` that measures.
     """
+    if laid(path.topology).cable is not None:
+        from lab.bench.wire_rate import measure_wire_rate
+
+        return measure_wire_rate(program, path, frame, flows=flows, above_pps=above_pps, subject=subject)
     with ExitStack() as stack:
         core = stack.enter_context(isolated())
 
@@ -75,7 +80,7 @@ def measure_rate(
         found, unpaced = _searched(lanes)
         noise = {**watch.noise(), "path": lanes["mrr"].each[0].settings}
         frame_bytes = lanes["mrr"].each[0].flood.frame_bytes
-    _check_any(program, path, found)
+    check_any(program, path, found)
     subject = subject or f"{path.how}, {counted(flows)}"
     rates = Rates(
         program.name,
@@ -122,7 +127,8 @@ def _sent_pps(trial: LoadTrial) -> float:
     return trial.offered / trial.cpu_s
 
 
-def _check_any(program: Program, path: Path, found: Found) -> None:
+def check_any(program: Program, path: Path, found: Found) -> None:
+    """MeasurementError when more is lost at every load than any goal allows."""
     if any(found.bounds.values()):
         return
     slowest = min(found.trials, key=lambda trial: trial.intended_pps)
@@ -142,6 +148,9 @@ class Rates:
     facts: Mapping[str, Any]
     found: Found
     unpaced: Mapping[str, list[LoadTrial]]
+    method: str = METHOD
+    limiting: Sequence[str] = ()
+    """What limits, in words; () where generator, path and program share a core: then it is computed."""
 
     def measurement(self, above_pps: float | None, noise: Mapping[str, Any]) -> Measurement:
         """Everything, for the report."""
@@ -150,7 +159,7 @@ class Rates:
         assert bounds is not None
         return Measurement(
             metric="rate",
-            method=METHOD,
+            method=self.method,
             unit="packets/s",
             program=self.program,
             subject=self.subject,
@@ -193,7 +202,7 @@ class Rates:
         told = [
             self._gigabits(),
             f"{lost:,} of {offered:,} frames lost in {len(self.found.trials)} trials, {self.found.duration_s:.1f} s",
-            limits(*(self._middle(name) for name in ("mrr", "path", "generator"))),
+            *(self.limiting or (limits(*(self._middle(name) for name in ("mrr", "path", "generator"))),)),
         ]
         if self.found.cut_short:
             told.append("the search was cut short: the machine changed its speed meanwhile")
@@ -225,7 +234,7 @@ def _good(bounds: Bounds | None) -> float:
 
 
 def _trial(arm: str, trials: Sequence[LoadTrial], facts: Mapping[str, Any]) -> Trial:
-    """Samples are packets received a second of CPU time; how they came about is in the facts, trial by trial."""
+    """Samples are packets received a second of CPU time, or of wall time on two hosts; the facts tell of each trial."""
     columns = ("intended_pps", "intended_s", "offered", "received", "cpu_s")
     raw = {name: [getattr(trial, name) for trial in trials] for name in columns}
     return Trial(arm, tuple(trial.received_pps for trial in trials), {**facts, **raw})

@@ -87,6 +87,9 @@ class Session:
         from lab.bench.environment import read_environment
 
         here = read_environment(project)
+        if cables := [each for entry in self._entries.values() for each in entry.notes.get("cable", ())]:
+            told = {f"cable.{name}": str(value) for name, value in cables[-1].items()}
+            here = replace(here, settings={**here.settings, **told})
         if self._elsewhere is None:
             return here
         return replace(self._elsewhere, commit=here.commit, dirty=here.dirty)

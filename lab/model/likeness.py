@@ -27,6 +27,8 @@ SETTINGS = (
     "transparent_hugepage",
 )
 MITIGATION = "mitigation."
+CABLE = "cable."
+"""Of runs on two hosts: the interfaces, and the other host; without them it was a veth."""
 
 
 def unlike(a: Environment, b: Environment) -> list[str]:
@@ -44,6 +46,11 @@ def unlike(a: Environment, b: Environment) -> list[str]:
         if getattr(a, name) != getattr(b, name)
     ]
     found += [about.settings["timing"] for about in (a, b) if about.settings.get("timing")][:1]
+    found += [
+        f"{name}: {a.settings.get(name, 'a veth')} and {b.settings.get(name, 'a veth')}"
+        for name in sorted({*a.settings, *b.settings})
+        if name.startswith(CABLE) and a.settings.get(name) != b.settings.get(name)
+    ]
     told = sorted(name for name in {*a.settings} & {*b.settings} if name in SETTINGS or name.startswith(MITIGATION))
     return found + [
         f"{name}: {a.settings[name] or 'unset'} and {b.settings[name] or 'unset'}"

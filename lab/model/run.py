@@ -34,8 +34,8 @@ class Result:
     type, instructions, verified_instructions, xlated_bytes, jited_bytes, stack_bytes, load_ms, maps};
     "attachment" {program, target, how}; "map_assertion" {map, matcher, expected, actual, held, waited_ms};
     "delivery" {stream, offered, received, lost, reordered, duplicated}; "verdict" {program, row, expected, actual};
-    "failure" {headline, findings [{title, lines, shown}], replay, folder};
-    "evidence" {title, text, svg (where there is a picture)}.
+    "cable" {host, here, there, kernel, cpu, ...: the other host's}; "failure" {headline, findings [{title, lines,
+    shown}], replay, folder}; "evidence" {title, text, svg (where there is a picture)}.
     """
 
     nodeid: str

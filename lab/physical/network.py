@@ -69,7 +69,9 @@ class PhysicalNetwork(Half):
         try:
             self.borrow(Loan(self.cable.here))
             self.host = reach(self.cable.host)
-            self.host.ask("offer", 2 * WAIT_S, interface=self.cable.there, within_s=WAIT_S)
+            self._offered = Nic.from_dict(
+                self.host.ask("offer", 2 * WAIT_S, interface=self.cable.there, within_s=WAIT_S)
+            )
             self.on_close(f"take down {self.far_node}", self._take_down)
             super().up()
         except BaseException:
@@ -92,8 +94,10 @@ class PhysicalNetwork(Half):
     def facts(self) -> dict[str, Any]:
         """Both hosts and both interfaces, for the stored run."""
         assert self.host is not None
-        here = replace(self.look(), name=f"{self.cable.here} ({self.node})")
-        there = replace(Nic.from_dict(self.host.ask("look")), name=f"{self.cable.there} ({self.far_node})")
+        assert self.loan is not None
+        # As the hosts have them: what a topology sets stands in its measurements. The speed is known once they are up.
+        here = replace(self.loan.nic, speed_mbit=self.look().speed_mbit)
+        there = replace(self._offered, speed_mbit=Nic.from_dict(self.host.ask("look")).speed_mbit)
         about = {name: self.host.about[name] for name in ABOUT}
         return {"host": self.cable.host, "here": here.sentence, "there": there.sentence, **about}
 
