@@ -165,7 +165,7 @@ def _run(command: list[str], source: Path) -> tuple[bytes, str, str]:
     """
     listed = os.memfd_create("dependencies")
     try:
-        output = ["-MD", "-MF", f"/dev/fd/{listed}", "-c", str(source), "-o", "-"]
+        output = ["-MD", "-MF", f"/proc/self/fd/{listed}", "-c", str(source), "-o", "-"]
         done = subprocess.run(
             [*command, *output],
             capture_output=True,

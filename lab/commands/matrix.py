@@ -5,12 +5,16 @@ from __future__ import annotations
 import os
 import signal
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import click
 
+from lab import instruments
+from lab.bpf.build import build
 from lab.commands.table import print_table
-from lab.errors import LabError
+from lab.errors import BuildError, LabError
 from lab.matrix.acceleration import accelerator
 from lab.matrix.fetch import fetch
 from lab.matrix.image import image
@@ -18,6 +22,7 @@ from lab.matrix.junit import write as write_junit
 from lab.matrix.kernel import Kernel, find
 from lab.matrix.session import Lane, Matrix, run
 from lab.matrix.worker import CONSOLE
+from lab.program_list import program_folders
 from lab.project import find_project
 
 SHOWN = ("failed", "lost", "passed", "expected to fail", "skipped")
@@ -52,18 +57,30 @@ def command(
     if not kernels:
         raise LabError("matrix: no other kernel is at hand", mend="lab matrix --fetch 6.1 --fetch 6.12")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a build server's way to interrupt
-    _prepare(kernels)
     project = find_project(Path.cwd())
+    _prepare(kernels, project)
     start = time.monotonic()
     matrix = run(kernels, arguments or ("scenarios",), project, host=not no_host, at_once=at_once, told=_tell)
     _finish(matrix, project, time.monotonic() - start)
 
 
-def _prepare(kernels: list[Kernel]) -> None:
-    """What all machines share is made once, before the first of them."""
+def _prepare(kernels: list[Kernel], project: Path) -> None:
+    """What all machines share is made once, before the first of them: the disk, and the programs in the cache.
+
+    What a test asks of clang besides is compiled in the machine, many times slower; so is what does not compile here.
+    """
     way = accelerator(kernels[0])
     click.echo(f"{', '.join(each.release for each in kernels)}: {way.words}")
     image()
+    folders = (*program_folders(project), Path(instruments.__file__).parent)
+    sources = [path for folder in folders for path in sorted(folder.glob("*.bpf.c"))]
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        list(pool.map(_compiled, sources))
+
+
+def _compiled(source: Path) -> None:
+    with suppress(BuildError):
+        build(source)
 
 
 def _tell(lane: Lane, nodeid: str, outcome: str) -> None:
