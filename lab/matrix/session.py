@@ -23,7 +23,7 @@ from pathlib import Path
 
 from lab.bench.store import new_id, read_run
 from lab.errors import LabError, NeedsRoot
-from lab.kernel.process import dying_with_the_lab
+from lab.kernel.process import dying_with_the_lab, kill
 from lab.matrix.kernel import Kernel
 from lab.matrix.worker import LOST
 from lab.model.run import Result, Run
@@ -137,12 +137,11 @@ class _Controllers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Whoever still runs is ended."""
+        """Whoever still runs is ended, and its machine."""
         self._pipes.close()
         for pipe, process in self._processes.items():
             os.close(pipe)
-            process.kill()
-            process.wait()
+            kill(process)
 
     def follow(self, lanes: Sequence[Lane], at_once: int) -> None:
         """Until all have ended. The host runs beside the machines: it is done when the first of them have booted."""
@@ -164,6 +163,9 @@ class _Controllers:
         with suppress(KeyboardInterrupt):
             while self._processes and time.monotonic() < until:
                 self._listen(until - time.monotonic())
+        for pipe, process in self._processes.items():
+            kill(process)
+            _finish(self._pipes.get_key(pipe).data[0], process)
         for lane in unfinished:
             if lane.status not in DONE:
                 lane.lost = CUT
@@ -196,11 +198,21 @@ def _start(lane: Lane, arguments: Sequence[str], project: Path, worker: str) -> 
             stdout=said,
             stderr=said,
             pass_fds=[writing],
-            process_group=0,  # Ctrl-C in a terminal reaches it by way of us, once
-            preexec_fn=dying_with_the_lab(),
+            process_group=0,  # with its machine; and Ctrl-C in a terminal reaches it by way of us, once
+            preexec_fn=_interruptible(dying_with_the_lab()),
         )
     os.close(writing)
     return process, reading
+
+
+def _interruptible(first: Callable[[], None]) -> Callable[[], None]:
+    """What a shell started in the background (`make matrix &`) ignores SIGINT, and so would a child of it."""
+
+    def prepare() -> None:
+        first()
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    return prepare
 
 
 def _path(kernel: Kernel) -> str:

@@ -32,8 +32,12 @@ class Gatherer:
         if kept:
             self.session.describe(report.nodeid, kept["about"], kept["notes"])
 
+    @pytest.hookimpl(tryfirst=True)
     def pytest_sessionfinish(self) -> None:
-        """Stores the run; a full disk spoils neither the session nor its exit status."""
+        """Stores the run, before pytest-xdist waits for its workers to end.
+
+        A full disk spoils neither the session nor its exit status.
+        """
         root = self.config.rootpath
         folder = Path(self.config.getoption("--lab-runs") or root / "reports" / "runs")
         try:

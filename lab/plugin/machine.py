@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -131,8 +131,8 @@ class Losses:
         """A word of its own."""
         return ("lost", "L", "LOST") if report.outcome == "lost" else None  # type: ignore[comparison-overlap]
 
-    @pytest.hookimpl(tryfirst=True)
-    def pytest_sessionfinish(self, session: pytest.Session) -> None:
+    @pytest.hookimpl(wrapper=True)
+    def pytest_sessionfinish(self, session: pytest.Session) -> Generator[None]:
         """Before the run is stored; a session without its machine did not succeed, nor did one that was interrupted."""
         if session.exitstatus == pytest.ExitCode.INTERRUPTED and not self.lost:
             self.lost = dict.fromkeys(self.pending, INTERRUPTED)
@@ -142,6 +142,7 @@ class Losses:
         if gatherer:
             for nodeid, reason in self.lost.items():
                 gatherer.session.lose(nodeid, reason, _about(nodeid))
+        return (yield)
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """How many, and why."""
