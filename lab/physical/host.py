@@ -39,13 +39,13 @@ class Host:
         self._buffer = b""
         self._process = self._started()
         self._ended = threading.Event()
+        self._beats = threading.Thread(target=self._beat, name="lab-beat", daemon=True)
         try:
             self.about: dict[str, Any] = self._answer(ANSWER_WITHIN_S)["about"]
             check(name, self.about, read_environment(find_project(Path.cwd())))
         except BaseException:
             self.close()
             raise
-        self._beats = threading.Thread(target=self._beat, name="lab-beat", daemon=True)
         self._beats.start()
 
     @property
@@ -66,6 +66,8 @@ class Host:
         """The agent gives everything back and ends."""
         self._ended.set()
         process.kill(self._process)
+        if self._beats.is_alive() and self._beats is not threading.current_thread():
+            self._beats.join()
         for each in (self._process.stdin, self._process.stdout, self._complaints):
             if each is not None:
                 each.close()
@@ -134,11 +136,20 @@ _hosts: dict[str, Host] = {}
 def reach(name: str) -> Host:
     """The agent of this process on that host, now or from an earlier network."""
     found = _hosts.get(name)
-    if found is None or not found.alive:
-        with belongings.for_life():
-            found = _hosts[name] = Host(name)
-        atexit.register(found.close)
-    return found
+    if found is not None and found.alive:
+        return found
+    leave(name)
+    with belongings.for_life():
+        _hosts[name] = Host(name)
+    atexit.register(leave, name)
+    return _hosts[name]
+
+
+def leave(name: str) -> None:
+    """Ends the agent on that host, if there is one."""
+    found = _hosts.pop(name, None)
+    if found is not None:
+        found.close()
 
 
 def _forget() -> None:
