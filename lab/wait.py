@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from lab.errors import WaitTimeout
+from lab.errors import LabError, WaitTimeout
 
 T = TypeVar("T")
+PATIENCE = "LAB_PATIENCE"
+"""An environment variable: so many times longer is waited, on a machine that is slow (one that is emulated, say)."""
 
 
 def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) -> T:
-    """The first true value of `condition`; WaitTimeout, naming `what`, after `within_s` seconds.
+    """The first true value of `condition`; WaitTimeout, naming `what`, after `within_s` seconds (times $LAB_PATIENCE).
 
     The condition is looked at once more at the deadline, so a slow machine cannot miss it.
     """
+    within_s *= _patience()
     deadline = time.monotonic() + within_s
     pause_s = 0.0002
     while True:
@@ -27,3 +31,11 @@ def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) 
             raise WaitTimeout(f"waited {within_s:g} s in vain for: {what}")
         time.sleep(min(pause_s, max(0.0, deadline - time.monotonic())))
         pause_s = min(pause_s * 2, 0.02)
+
+
+def _patience() -> float:
+    told = os.environ.get(PATIENCE) or "1"
+    try:
+        return float(told)
+    except ValueError:
+        raise LabError(f"{PATIENCE}={told} is not a number", mend=f"{PATIENCE}=10 waits ten times as long") from None

@@ -25,6 +25,8 @@ balance = companion("reuseport_balance")
 
 TOPOLOGY = Topology.pair("client", "server")
 PORT = 8080
+SO_RCVBUFFORCE = 33
+"""Beyond net.core.rmem_max: a thousand datagrams wait until somebody reads."""
 CLIENTS = 3
 FAMILIES = {4: socket.AF_INET, 6: socket.AF_INET6}
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
@@ -42,7 +44,7 @@ def server(net: Any, protocol: str, ip: int, port: int = PORT) -> socket.socket:
     """One of several on one port; it does not block."""
     made: socket.socket = net["server"].socket(FAMILIES[ip], KINDS[protocol])
     made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 22)
+    made.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
     made.bind((address(net, ip)[0], port))
     if protocol == "tcp":
         made.listen(4096)
@@ -96,6 +98,19 @@ def received(each: socket.socket, protocol: str) -> list[int]:
         return ports
 
 
+def all_received(servers: list[socket.socket], protocol: str, count: int) -> list[list[int]]:
+    """Of each server the ports that it heard from, when it is `count` in all: the last ones may be on their way."""
+    ports: list[list[int]] = [[] for _ in servers]
+
+    def heard() -> bool:
+        for own, each in zip(ports, servers, strict=True):
+            own += received(each, protocol)
+        return sum(map(len, ports)) >= count
+
+    wait_until(heard, what=f"{count} clients heard")
+    return ports
+
+
 def chosen(program: Any, servers: list[socket.socket]) -> list[int]:
     return [program.maps["counts"].total(slot).chosen for slot in range(len(servers))]
 
@@ -111,7 +126,7 @@ def test_turns_are_exact(net: Any, bpf: Any, protocol: str, ip: int, weights: tu
     whole = sum(weights)
     with balanced(net, bpf, "in_turn", protocol, ip, weights) as (program, _, servers):
         asked = ask(net, protocol, ip, 10 * whole, sport=20_000)
-        got = [received(each, protocol) for each in servers]
+        got = all_received(servers, protocol, 10 * whole)
         assert [len(each) for each in got] == [10 * weight for weight in weights]
         assert chosen(program, servers) == [10 * weight for weight in weights]
     of = {port: slot for slot, ports in enumerate(got) for port in ports}
@@ -127,7 +142,7 @@ def test_the_hash_shares_by_weight(net: Any, bpf: Any, protocol: str, ip: int, w
     count = 1000
     with balanced(net, bpf, "by_hash", protocol, ip, weights) as (program, _, servers):
         ask(net, protocol, ip, count)
-        got = [len(received(each, protocol)) for each in servers]
+        got = [len(each) for each in all_received(servers, protocol, count)]
         assert got == chosen(program, servers)
     assert sum(got) == count
     assert chi_square(got, weights) < ONE_IN_A_MILLION[len(weights) - 1]

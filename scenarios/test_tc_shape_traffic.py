@@ -253,7 +253,7 @@ def test_lower_priorities_leave_the_link_to_higher_ones(priority: int, passed: i
     """Of a link's burst of 800 bytes a class of priority n may borrow all but n eighths."""
     with loaded() as (programs, shaper):
         shaper.limit_link(2 * BYTE_A_SECOND, burst=800)
-        number = shaper.add("class", BYTE_A_SECOND, burst=1, borrows=True, priority=priority)
+        number = shaper.add("class", BYTE_A_SECOND, burst=100, borrows=True, priority=priority)
         shaper.rule(number, ports=(1,))
         shaper.empty(number)
         verdicts = [programs["shape_by_drop"].run(packet(dport=1)).action for _ in range(10)]
@@ -455,6 +455,7 @@ MOMENT_NS = 4_000_000
 """What a class may earn in it is 1 % of what it earns while it is watched."""
 
 
+@fast
 @families
 @pytest.mark.parametrize("half", ["shape_by_drop", "police"])
 @pytest.mark.parametrize("rates", [(4, 4), (6, 2)], ids=str)
@@ -555,7 +556,7 @@ def test_a_rate_changes_while_traffic_flows(net: Any, bpf: Any) -> None:
 
 
 @pytest.mark.needs("fq")
-@pytest.mark.parametrize("rate", ["10mbit", "100mbit"])
+@pytest.mark.parametrize("rate", ["10mbit", pytest.param("100mbit", marks=fast)])
 @families
 def test_fq_holds_packets_until_they_depart(net: Any, bpf: Any, rate: str, ip: int) -> None:
     """By departure times TCP is shaped without a drop, and without help from its sockets."""

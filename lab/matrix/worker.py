@@ -21,8 +21,11 @@ from lab.matrix.kernel import find
 from lab.matrix.machine import Machine, start
 from lab.matrix.watch import SILENCE_S, watch
 from lab.project import find_project
+from lab.wait import PATIENCE
 
 LOST, CONSOLE = "lost", "console.txt"
+PATIENCE_OF = {"tcg": "10"}
+"""Emulated, all takes some ten times as long."""
 
 
 def main() -> int:
@@ -33,7 +36,7 @@ def main() -> int:
         folder = Path(os.environ.get("LAB_VM_FOLDER") or find_project(Path.cwd()) / "reports/matrix" / kernel.release)
         folder.mkdir(parents=True, exist_ok=True)
         way = accelerator(kernel)
-        variables = {"LAB_VM": way.name, "PYTHONDONTWRITEBYTECODE": "1"}
+        variables = {"LAB_VM": way.name, PATIENCE: PATIENCE_OF.get(way.name, "1"), "PYTHONDONTWRITEBYTECODE": "1"}
         argv = [sys.executable, *arguments]
         machine = start(kernel, argv, folder / CONSOLE, accelerator=way.name, variables=variables)
     except LabError as error:

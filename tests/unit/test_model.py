@@ -139,3 +139,13 @@ def test_waiting_gives_the_value_or_says_what_it_waited_for() -> None:
     assert wait_until(lambda: next(answers), what="an answer") == "there"
     with pytest.raises(WaitTimeout, match=r"0\.01 s in vain for: the moon"):
         wait_until(lambda: False, within_s=0.01, what="the moon")
+
+
+def test_patience_prolongs_every_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """$LAB_PATIENCE times as long; what is no number is told so."""
+    monkeypatch.setenv("LAB_PATIENCE", "2.5")
+    with pytest.raises(WaitTimeout, match=r"0\.025 s in vain for: the moon"):
+        wait_until(lambda: False, within_s=0.01, what="the moon")
+    monkeypatch.setenv("LAB_PATIENCE", "much")
+    with pytest.raises(LabError, match="LAB_PATIENCE=much is not a number"):
+        wait_until(lambda: False, within_s=0.01, what="the moon")
