@@ -754,7 +754,10 @@ def test_an_unreachable_port_is_reported(live: Bed, net: Any, ip: int) -> None:
 def test_policies_change_under_traffic(live: Bed, net: Any) -> None:
     """Of what all of them allow no datagram is lost, of what all deny none arrives, while they change all the time."""
     other = LIVE + "  - {name: more, action: allow, direction: ingress, protocol: udp, ports: 9002}\n"
-    streams = [Stream.udp("client", "server", dst_port=port, count=100_000, rate_pps=5_000) for port in (9000, 9001)]
+    streams = [
+        Stream.udp("client", "server", dst_port=port, src_port=port, count=100_000, rate_pps=5_000)
+        for port in (9000, 9001)
+    ]
     with net.sending(*streams) as sending:
         for change in range(20):
             live.apply(LIVE if change % 2 else other)
