@@ -8,7 +8,7 @@ import re
 import subprocess
 import tarfile
 import tempfile
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from lab.bench.environment import GIT_OPTIONS
 from lab.bpf.build import cache_folder
@@ -43,12 +43,29 @@ def _unpack(archive: bytes, folder: Path) -> None:
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".unpack-") as made:
         whole = Path(made) / "tree"
         with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
-            tar.extractall(whole, filter="data")
+            _extract(tar, whole)
         try:
             whole.rename(folder)
         except OSError:  # another process was faster
             if not folder.is_dir():
                 raise
+
+
+def _extract(tar: tarfile.TarFile, folder: Path) -> None:
+    """What would land outside of the folder, or lead there, is left out."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extraction_filter = _inside
+        tar.extractall(folder)
+    else:  # Debian 12's Python 3.11.2: without any link
+        plain = (each for each in tar if each.isfile() or each.isdir())
+        tar.extractall(folder, [each for each in plain if not {"..", "/"} & {*PurePath(each.name).parts}])
+
+
+def _inside(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo | None:
+    try:
+        return tarfile.data_filter(member, folder)
+    except tarfile.FilterError:
+        return None
 
 
 def _git(project: Path, *arguments: str) -> bytes:
