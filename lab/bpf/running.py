@@ -18,6 +18,7 @@ from lab.bpf.map_kinds import open_map
 from lab.bpf.object_file import MapTypes, ObjectFile
 from lab.errors import LoadError
 from lab.kernel import bpf, bpf_ids
+from lab.kernel.function_types import btf_of_program
 
 NAME_BYTES = 15
 
@@ -66,12 +67,16 @@ def _maps(program_id: int, stem: str, stack: ExitStack) -> dict[str, Map]:
     names = {each[:NAME_BYTES]: each for each in file.maps}
     program = bpf.fd_of_program(program_id)
     stack.callback(os.close, program)
+    types = -1
+    with suppress(FileNotFoundError):  # it was loaded without
+        types = btf_of_program(program)
+        stack.callback(os.close, types)
     found: dict[str, Map] = {}
     for number in bpf_ids.map_ids(program):
         fd = bpf.fd_of_map(number)
         stack.callback(os.close, fd)
         name = names.get(bpf_ids.map_name(fd))
         if name is not None:
-            found[name] = open_map(fd, name, file.btf, file.maps.get(name, MapTypes()))
+            found[name] = open_map(fd, name, file.btf, file.maps.get(name, MapTypes()), types)
             stack.callback(found[name].close)
     return found
