@@ -132,7 +132,7 @@ def test_bad_input_is_one_sentence(arguments, said, capsys) -> None:
 
 @pytest.mark.parametrize("has_filter", [True, False])
 def test_a_commit_is_unpacked_by_old_pythons_too(project, has_filter, monkeypatch) -> None:
-    """Debian 12's Python 3.11.2 has no tarfile.data_filter: the same files are there, but no link that leads outside."""
+    """Debian 12's Python 3.11.2 has no tarfile.data_filter: the same files are there, and no link leads outside."""
     (project / "bpf" / "away").symlink_to("/etc")
     git(project, "add", ".")
     git(project, "-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "a link")
