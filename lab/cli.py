@@ -7,6 +7,7 @@ Exit statuses: 0 done, 1 the answer is no (`lab doctor` found something required
 from __future__ import annotations
 
 import difflib
+import os
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -105,7 +106,19 @@ def lab() -> None:
 
 def main() -> None:
     """The console script."""
+    _hold_standard_descriptors()
     sys.exit(run(sys.argv[1:]))
+
+
+def _hold_standard_descriptors() -> None:
+    """One that is closed (`lab show >&-`) would be the number of the next that is opened: print would write into it."""
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            nothing = os.open(os.devnull, os.O_RDWR)
+            if nothing != number:
+                os.dup2(nothing, number)
+                os.close(nothing)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
 
 
 def run(arguments: list[str]) -> int:
@@ -128,7 +141,8 @@ def run(arguments: list[str]) -> int:
         click.echo("lab: interrupted", err=True)
         return 130
     except OSError as error:
-        click.echo(f"lab: {error.strerror}: {error.filename}" if error.filename else f"lab: {error}", err=True)
+        words = error.strerror or str(error)
+        click.echo(f"lab: {words}: {error.filename}" if error.filename else f"lab: {words}", err=True)
         return 2
 
 

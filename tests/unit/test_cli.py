@@ -173,3 +173,14 @@ def test_every_command_explains_itself_and_knows_its_options(name: str) -> None:
     wrong = subprocess.run([sys.executable, "-m", "lab.cli", name, "--nonsense"], capture_output=True, text=True)
     assert wrong.returncode == 2
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_closed_standard_descriptor_is_nobody_elses(tmp_path: Path, number: int) -> None:
+    """What the lab opens next does not get its number, and there is no traceback."""
+    script = "import os; from lab import cli; cli.run = lambda _: os.open('/', os.O_RDONLY); cli.main()"
+    done = subprocess.run(
+        [sys.executable, "-c", script], preexec_fn=lambda: os.close(number), capture_output=True, text=True
+    )
+    assert done.returncode > 2
+    assert "Traceback" not in done.stderr
