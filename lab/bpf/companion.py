@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+import traceback
 from pathlib import Path
 from types import ModuleType
 
-from lab.errors import LoadError
+from lab.errors import LabError, LoadError
 from lab.project import shipped_bpf, trusted
 
 
@@ -23,7 +24,7 @@ def companion(stem: str) -> ModuleType:
 
 
 def load_module(path: Path) -> ModuleType:
-    """The module of a file, whichever folder it is in; loaded once a process."""
+    """The module of a file, whichever folder it is in; loaded once a process. LoadError when it cannot be run."""
     path = path.resolve()
     name = f"lab_companion_{path.stem}_{abs(hash(path)):x}"
     if name not in sys.modules:
@@ -51,6 +52,18 @@ def _load(name: str, path: Path) -> None:
     sys.modules[name] = module  # before it runs: dataclasses look their module up
     try:
         spec.loader.exec_module(module)
-    except BaseException:
+    except BaseException as error:
         del sys.modules[name]
-        raise
+        if isinstance(error, LabError | KeyboardInterrupt):
+            raise
+        raise LoadError(f"run {path}: {_in_words(error, path)}") from error
+
+
+def _in_words(error: BaseException, path: Path) -> str:
+    """ "line 3: NameError: name 'lab' is not defined": the last line of the file itself that ran."""
+    steps = traceback.walk_tb(error.__traceback__)
+    lines = [number for frame, number in steps if frame.f_code.co_filename == str(path)]
+    if isinstance(error, SyntaxError):
+        lines, error = [error.lineno or 0], SyntaxError(error.msg)
+    where = f"line {lines[-1]}: " if lines else ""
+    return f"{where}{type(error).__name__}: {error}"

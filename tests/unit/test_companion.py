@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from lab.bpf.companion import companion
+from lab.bpf.companion import companion, load_module
 from lab.errors import LoadError
 
 
@@ -55,7 +57,26 @@ def test_a_module_that_fails_is_not_kept_half_loaded(tmp_path, monkeypatch):
     """After its error is mended the next call loads it."""
     write(tmp_path, "raise RuntimeError('broken')\n")
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(RuntimeError, match="broken"):
+    with pytest.raises(LoadError, match="broken"):
         companion("xdp_mine")
     (tmp_path / "bpf" / "xdp_mine.py").write_text("ANSWER = 'mended now'\n")
     assert companion("xdp_mine").ANSWER == "mended now"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("A = (", "line 1: SyntaxError: '(' was never closed"),
+        ("\n\nB = C", "line 3: NameError: name 'C' is not defined"),
+        ("raise SystemExit(3)", "line 1: SystemExit: 3"),
+        ("import nothing_of_this_name", "line 1: ModuleNotFoundError: No module named 'nothing_of_this_name'"),
+        ("D = '\\udcff'\nE = D.encode()", "line 2: UnicodeEncodeError: "),
+    ],
+)
+def test_a_file_that_cannot_be_run_is_one_sentence(tmp_path: Path, text: str, words: str) -> None:
+    """It names the file, its line and what Python said."""
+    place = tmp_path / "wrong.py"
+    place.write_text(text)
+    with pytest.raises(LoadError) as caught:
+        load_module(place)
+    assert caught.value.what.startswith(f"run {place}: {words}")
