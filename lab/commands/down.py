@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from lab.keep.kept import every_kept, find
+from lab.keep.kept import every_kept, find, none_kept
 
 
 @click.command("down")
@@ -22,4 +22,4 @@ def command(names: tuple[str, ...], everything: bool) -> None:
         kept.down()
         click.echo(f"{kept.name} is down ({kept.title})")
     if not networks:
-        click.echo("No network is kept.")
+        click.echo(f"{none_kept().capitalize()}.")

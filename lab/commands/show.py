@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from lab.commands.table import print_table
-from lab.keep.kept import Kept, every_kept, find
+from lab.keep.kept import Kept, every_kept, find, none_kept
 
 
 @click.command("show")
@@ -26,7 +26,8 @@ def command(name: str, svg: Path | None, as_json: bool) -> None:
         return
     networks = [find(name)] if name else every_kept()
     if not networks and not as_json:
-        click.echo("No network is kept. `pytest --keep-on-failure` keeps those of failed tests, `lab up` a scenario's.")
+        ways = "`pytest --keep-on-failure` keeps those of failed tests, `lab up` a scenario's."
+        click.echo(f"{none_kept().capitalize()}. {ways}")
     for number, kept in enumerate(networks):
         if as_json:
             click.echo(_json(kept))

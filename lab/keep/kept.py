@@ -122,10 +122,15 @@ def find(name: str) -> Kept:
         return found[0]
     names = ", ".join(each.name for each in there)
     if not there:
-        raise LabError("no network is kept", mend="pytest --keep-on-failure keeps that of a failed test; lab up FILE")
+        raise LabError(none_kept(), mend="pytest --keep-on-failure keeps that of a failed test; lab up FILE")
     if not name:
         raise LabError(f"{len(there)} networks are kept: say which", mend=names)
     raise LabError(f"no kept network is called {name!r}", mend=f"there is {names}")
+
+
+def none_kept() -> str:
+    """What to say where this user keeps none: others may, root for instance."""
+    return "no network of yours is kept, but of another user" if _names() else "no network is kept"
 
 
 def _names() -> list[str]:
