@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lab.errors import NeedsRoot
+from lab.errors import NeedsRoot, StoreError
 from lab.failure.text import printable
 from lab.kernel import capabilities
 from lab.project import find_project
@@ -25,7 +25,7 @@ MAP = "map "
 @click.argument("failure", metavar="ID")
 @click.option("--runs", type=click.Path(path_type=Path), help="Where the runs are.  [default: reports/runs]")
 @click.option("--now", is_flag=True, help="Compile the program's source as it is today: is it mended?")
-@click.option("--pcapng", type=click.Path(path_type=Path), help="Write all frames of the replay, both ways, here.")
+@click.option("--pcapng", type=click.Path(dir_okay=False, path_type=Path), help="Write all frames of the replay here.")
 def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> int:
     """Do a failed scenario again: the same frames, maps and knobs, on a network and by PROG_RUN.
 
@@ -41,6 +41,8 @@ def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> 
             f"replay {found.id}: namespaces and BPF programs need root, or {', '.join(lacking)}",
             mend=f"sudo lab replay {found.id}",
         )
+    if pcapng is not None and not pcapng.parent.is_dir():
+        raise StoreError(f"write {pcapng}: there is no folder {pcapng.parent}", mend="mkdir -p it")
     _say([found.nodeid, f"  at the failure: {found.headline}"])
     done = replay(found, now=now)
     _say(_outcomes(done.outcomes))
@@ -52,9 +54,8 @@ def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> 
         ]
     )
     _say([f"remark      {each}" for each in done.remarks])
-    if pcapng is not None and done.pcapng:
-        pcapng.write_bytes(done.pcapng)
-        click.echo(f"The frames are in {pcapng}")
+    if pcapng is not None:
+        _write(pcapng, done.pcapng)
     same = sum(each.is_same for each in done.outcomes)
     if not done.outcomes:
         click.echo("Nothing of it could be compared.")
@@ -67,6 +68,14 @@ def command(failure: str, runs: Path | None, now: bool, pcapng: Path | None) -> 
         click.echo("That proves nothing: not everything was done again (see the remarks).")
         return 2
     return 0
+
+
+def _write(place: Path, frames: bytes) -> None:
+    if not frames:
+        click.echo(f"No {place}: nothing went through a network, or nothing recorded it.")
+        return
+    place.write_bytes(frames)
+    click.echo(f"The frames are in {place}")
 
 
 def _outcomes(outcomes: Sequence[Outcome]) -> list[str]:

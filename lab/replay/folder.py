@@ -72,12 +72,12 @@ def keep(failures: Path, name: str, about: Mapping[str, Any], script: Script, pc
 def read_failure(failures: Path, name: str) -> Failure:
     """A failure by its id, or the beginning of it, or "last"; StoreError where there is none or several."""
     there = sorted(_stored(failures))
-    fitting = there[-1:] if name == "last" else [each for each in there if each.startswith(name)]
+    fitting = there[-1:] if name == "last" else [each for each in there if name and each.startswith(name)]
     if len(fitting) != 1:
         what = (
-            f"replay {name}: there are {len(fitting)} such failures in {failures}"
+            f"replay {name!r}: there are {len(fitting)} such failures in {failures}"
             if fitting
-            else f"replay {name}: {failures} has no such failure"
+            else f"replay {name!r}: {failures} has no such failure"
         )
         mend = f"there are {', '.join((fitting or there)[-8:])}" if there else "a scenario that fails leaves one"
         raise StoreError(what, mend=mend)

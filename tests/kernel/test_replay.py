@@ -136,7 +136,7 @@ def test_a_file_that_is_cut_is_one_sentence(tmp_path: Path, capsys: pytest.Captu
     assert f"read {folder / 'failure.json'}: no stored failure" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "*", ".", "20260101T000000-abcdef/../x", "a\nb"])
+@pytest.mark.parametrize("name", ["../../etc", "/etc/passwd", "*", ".", "", "20260101T000000-abcdef/../x", "a\nb"])
 def test_an_id_is_no_path(tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str) -> None:
     """It is compared with what is there, and never opened."""
     (tmp_path / "failures" / "20260101T000000-abcdef").mkdir(parents=True)
