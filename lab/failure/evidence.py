@@ -123,8 +123,6 @@ class Evidence:
     verifier: tuple[str, ...] = ()
     """The telling lines, of a program that was refused."""
     verifier_log: str = ""
-    attached: tuple[str, ...] = ()
-    """"xdp_filter at server/eth0, native XDP", of all that ever was."""
     owners: Mapping[str, str] = field(default_factory=dict)
     """Address to namespace."""
     remarks: tuple[str, ...] = ()

@@ -25,7 +25,6 @@ def findings(evidence: Evidence) -> list[Finding]:
         Finding("Not looked at", evidence.remarks),
         Finding("Lost in the whole scenario", losses, 0 if evidence.sendings else SHOWN_SENDINGS),
         Finding("Other maps, as they were", tuple(_other_maps(evidence)), 0),
-        Finding("Attached", evidence.attached, 0),
         Finding("Interfaces", tuple(map(_counted, evidence.counters)), 0),
         Finding("The verifier's whole log", tuple(evidence.verifier_log.splitlines()), 0),
     )

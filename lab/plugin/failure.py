@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Generator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from lab.errors import LabError
 from lab.model.journal import Journal, note
 from lab.plugin.journal import journal_of
 from lab.plugin.uses import fixtures_of
+from lab.project import find_project
 
 if TYPE_CHECKING:
     from lab.failure.evidence import Comparison
@@ -171,4 +173,10 @@ class Explainer:
         remarks = tuple(dict.fromkeys(script.remarks))
         if not script.steps:
             return Kept("", str(folder), remarks or ("nothing was loaded, run or sent by the lab's own means",))
-        return Kept(f"lab replay {name}", str(folder), remarks)
+        return Kept(" ".join(["lab replay", name, *_option(runs)]), str(folder), remarks)
+
+
+def _option(runs: Path) -> list[str]:
+    """Nothing where `lab replay` looks by itself, from where pytest was called."""
+    usual = find_project(Path.cwd()) / "reports" / "runs"
+    return [] if runs.resolve() == usual.resolve() else ["--runs", shlex.quote(str(runs))]

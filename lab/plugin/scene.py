@@ -59,7 +59,6 @@ class Scene:
             runs=sum(each.about.get("repeat", 1) for each in self._steps("run")),
             verifier=tuple(str(value).splitlines()) if refused else (),
             verifier_log=value.log if isinstance(value, VerifierError) else "",
-            attached=tuple(self._attached()),
             owners=_owners(self.net) if self.net else {},
             remarks=tuple(remarks),
         )
@@ -139,11 +138,6 @@ class Scene:
                 count[about["program"].name, _verdict(result), read_frame(frame).summary] += 1
         for (program, verdict, frame), frames in islice(count.items(), MOST_VERDICTS):
             yield Verdict(program, verdict, frame, frames)
-
-    def _attached(self) -> Iterator[str]:
-        for note in self.journal.of("attachment"):
-            at = f" at {note['target']}" if note["target"] else ""
-            yield f"{note['program']}{at}, {note['how']}"
 
 
 def _of_stream(about: dict[str, Any] | Any, seen: Sequence[Seen]) -> Sending:

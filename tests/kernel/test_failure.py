@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -70,7 +71,7 @@ def test_the_terminal_names_the_fault(session: Session, stem: str) -> None:
     """What is likely wrong, where, and how to do it again stand below the failure."""
     said = session.text(stem)
     assert [word for word in FAULTS[stem] if word not in said] == []
-    assert f"Again: lab replay {session.failure(stem).id}" in said
+    assert f"Again: lab replay {session.failure(stem).id} --runs {session.runs}" in said
 
 
 @pytest.mark.parametrize("stem", FAULTS)
@@ -135,7 +136,7 @@ def browser() -> Iterator[chromium.Browser]:
 def test_the_first_screen_of_the_report_names_each_fault(
     session: Session, browser: chromium.Browser, tmp_path: Path
 ) -> None:
-    """Of a run with one failure, at 1280 and 390 px; and nothing is wider than the window."""
+    """Of a run with one failure, at 1280 and 390 px, light and dark; and nothing is wider than the window."""
     (stored,) = session.runs.glob("*.json")
     run = json.loads(stored.read_text())
     for stem, words in FAULTS.items():
@@ -144,8 +145,8 @@ def test_the_first_screen_of_the_report_names_each_fault(
         results = [each for each in run["results"] if each["program"] == stem]
         (folder / stored.name).write_text(json.dumps({**run, "results": results}))
         page = html.write(folder, folder / "index.html")
-        for width, height in ((1280, 900), (390, 844)):
-            browser.resize(width, height)
+        for (width, height), dark in product(((1280, 900), (390, 844)), (False, True)):
+            browser.resize(width, height, dark=dark)
             browser.open(page)
             seen = browser.value(
                 "[...document.querySelectorAll('.failures code')].filter(each => each.getBoundingClientRect().bottom"
