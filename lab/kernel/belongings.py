@@ -138,5 +138,5 @@ def _described(number: int, target: str) -> str:
 def _command(pid: int) -> str:
     with suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return words or f"{Path(f'/proc/{pid}/comm').read_text().strip()}, ended and not waited for"
+        return words or f"{Path(f'/proc/{pid}/comm').read_text(errors='replace').strip()}, ended and not waited for"
     return "gone"

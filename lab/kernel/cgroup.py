@@ -124,7 +124,7 @@ def _pid_namespace() -> int:
 def _start_time(pid: str) -> str:
     """In clock ticks since boot, field 22 of /proc/PID/stat; "" when there is no such process."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        text = Path(f"/proc/{pid}/stat").read_text(errors="replace")  # a process may call itself anything
     except (FileNotFoundError, ProcessLookupError):
         return ""
     return text.rpartition(")")[2].split()[19]
