@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -16,7 +15,8 @@ import pytest
 
 from lab import Mode, Network, Topology
 from lab.bench.isolation import isolated
-from lab.bench.path import Path
+from lab.bench.load import load_from
+from lab.bench.path import Path, Together
 from lab.bench.workload import Workload
 from lab.bpf.companion import companion
 from lab.kernel.cgroup import Cgroup
@@ -128,19 +128,6 @@ def test_cost_behind_xdp(bpf, bench):
 
 
 @dataclass(frozen=True)
-class Together:
-    """Several attachments as one."""
-
-    parts: tuple[Any, ...]
-    replace = False
-
-    def detach(self) -> None:
-        """The newest first."""
-        for part in reversed(self.parts):
-            part.detach()
-
-
-@dataclass(frozen=True)
 class Watched(Path):
     """A way through a router whose two interfaces have all layers of the monitor; of another program, that alone."""
 
@@ -160,23 +147,12 @@ class Watched(Path):
 @contextmanager
 def load_on(program: Any) -> Iterator[None]:
     """Elsewhere packets of 65,536 flows go through the same maps, from another thread, until the block ends."""
-    over = threading.Event()
     with Network(PAIR) as network, ExitStack() as undo:
         for part in ("monitor_traffic", "monitor_ingress"):
             mode = Mode.NATIVE if part == NAME else None
             undo.enter_context(program.programs[part].attach(network.interface("server/eth0"), mode=mode))
-
-        def send() -> None:
-            while not over.is_set():
-                network.flood("client/eth0", datagram(), flows=LOAD_FLOWS, seconds=0.5, rate_pps=LOAD_PPS)
-
-        thread = threading.Thread(target=send)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
+        undo.enter_context(load_from(network, "client/eth0", datagram(), flows=LOAD_FLOWS, rate_pps=LOAD_PPS))
+        yield
 
 
 def test_added_latency(bpf, bench):
