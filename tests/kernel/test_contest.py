@@ -23,8 +23,7 @@ from lab.bench.workload import Workload
 
 def workload_plain(bpf):
     """A plain datagram."""
-    from lab.contest.checkout import checkout
-from lab.contest.frames import frame_named
+    from lab.contest.frames import frame_named
 
     return Workload(bpf.load("burner"), frame_named("udp4"))
 '''

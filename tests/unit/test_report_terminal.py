@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from lab.commands import calibrate, compare, history
 from lab.commands.folded import folded
+from lab.commands.told import Progress
 from lab.model.calibration import Bar
 from tests.unit import sample_numbers as numbers
 from tests.unit import sample_run as sample
@@ -60,7 +61,7 @@ def test_a_comparison_fits_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None
     """Subject, verdict and small print stand below each other, none wider than the terminal."""
     terminal = in_terminal(monkeypatch)
     found = numbers.comparison(subject="IPv4, allowed by one of 1,000 prefixes, 1 flow", to_be_sure_s=12.0)
-    with compare._Progress(quiet=False) as progress:
+    with Progress(quiet=False) as progress:
         progress.done(found)
 
     assert max(map(len, plain(terminal))) <= 79
