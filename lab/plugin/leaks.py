@@ -54,6 +54,8 @@ class Leaks:
         self._before: frozenset[Thing] | None = None
         self._memory_bytes = 0
         self._to_judge = False
+        self._serving: dict[str, str] = {}
+        """Longer-lived fixtures of the project by name, and the node at whose end they end."""
         self._adopted: dict[Thing, tuple[str, str]] = {}
         """What longer-lived fixtures opened: the node at whose end it must be gone, and who opened it."""
         self._late: list[Late] = []
@@ -74,7 +76,11 @@ class Leaks:
         self, fixturedef: pytest.FixtureDef[Any], request: pytest.FixtureRequest
     ) -> Generator[None, object, object]:
         """What a fixture opens that serves more than one test is not the test's."""
-        if fixturedef.scope == "function" or self._before is None:
+        if fixturedef.scope == "function":
+            return (yield)
+        if not str(fixturedef.func.__module__).startswith("_pytest."):
+            self._serving[fixturedef.argname] = request.node.nodeid
+        if self._before is None:
             return (yield)
         before = belongings.now()
         try:
@@ -99,9 +105,10 @@ class Leaks:
         """Behind the end of every fixture; a leak is an error of the test's teardown."""
         result = yield
         before, self._before = self._before, None
-        self._end_scopes(nextitem)
+        alive = {node.nodeid for node in nextitem.listchain()} if nextitem else set()
+        self._end_scopes(alive)
         if before is not None and self._to_judge:
-            self._judge(item.nodeid, *self._left(before))
+            self._judge(item, *self._left(before))
         if nextitem is None and self._late:  # nothing comes in which to look again
             wait(closing.pending(), SETTLED_WITHIN_S)
             self._look_at_late()
@@ -112,15 +119,19 @@ class Leaks:
             self._check_memory(item.nodeid)
         return result
 
-    def _judge(self, nodeid: str, left: Left, under_way: frozenset[Future[object]]) -> None:
-        """Whose it is: a longer-lived fixture's, or perhaps the background's, or else it was leaked."""
-        if left and self._adopted:
-            innermost = max((owner for owner, _ in self._adopted.values()), key=len)
-            self._adopted.update(dict.fromkeys(left, (innermost, nodeid)))
+    def _judge(self, item: pytest.Item, left: Left, under_way: frozenset[Future[object]]) -> None:
+        """Whose it is: a longer-lived fixture's, or perhaps the background's, or else it was leaked.
+
+        A fixture that the test uses may have opened nothing before (a pool starts its threads when it has work).
+        """
+        owners = {owner for owner, _ in self._adopted.values()}
+        owners.update(self._serving[name] for name in getattr(item, "fixturenames", ()) if name in self._serving)
+        if left and owners:
+            self._adopted.update(dict.fromkeys(left, (max(owners, key=len), item.nodeid)))
         elif left and under_way:
-            self._late.append(Late(nodeid, left, under_way))
+            self._late.append(Late(item.nodeid, left, under_way))
         elif left:
-            self._overdue.append(Late(nodeid, left, frozenset()))
+            self._overdue.append(Late(item.nodeid, left, frozenset()))
 
     def _left(self, before: frozenset[Thing]) -> tuple[Left, frozenset[Future[object]]]:
         """What is there now and was not, looked at again for a while; and what the lab was closing just before."""
@@ -136,9 +147,9 @@ class Leaks:
                 collected = True
             time.sleep(0.005)
 
-    def _end_scopes(self, following: pytest.Item | None) -> None:
+    def _end_scopes(self, alive: set[str]) -> None:
         """Fixtures that do not serve the next test have ended: what they opened must be gone, at the next look."""
-        alive = {node.nodeid for node in following.listchain()} if following else set()
+        self._serving = {name: owner for name, owner in self._serving.items() if owner in alive}
         ended = [(by, each) for each, (owner, by) in self._adopted.items() if owner not in alive]
         self._adopted = {each: about for each, about in self._adopted.items() if about[0] in alive}
         under_way = closing.pending()

@@ -79,6 +79,17 @@ def test_multiprocessing(net):
     with get_context("forkserver").Pool(1) as pool:
         assert pool.map(abs, [-1]) == [1]
 
+class TestPool:
+    @pytest.fixture(scope="class")
+    def pool(self):
+        from concurrent.futures import ThreadPoolExecutor
+        with ThreadPoolExecutor(2) as made:
+            yield made
+
+    def test_pool(self, pool, net):
+        """Its threads begin when it has work, and are gone with it."""
+        assert list(pool.map(abs, [-1, -2])) == [1, 2]
+
 @pytest.fixture(scope="module")
 def shared():
     first, forgotten = socket.socket(), socket.socket()
@@ -153,7 +164,7 @@ def test_who_opened_it_is_told(said: dict[str, str], kind: str) -> None:
     assert f", in test_{kind}" in said[kind]
 
 
-@pytest.mark.parametrize("kind", ["clean", "after_it", "failing", "cycle", "shared", "last", "multiprocessing"])
+@pytest.mark.parametrize("kind", ["pool", "clean", "after_it", "failing", "cycle", "shared", "last", "multiprocessing"])
 def test_nobody_else_is_blamed(said: dict[str, str], kind: str) -> None:
     """What is closed late, what a failure holds, garbage, what a longer-lived fixture has, and Python's own."""
     assert kind not in said
