@@ -76,6 +76,8 @@ class MapContent:
     lines: tuple[str, ...] = ()
     """The same for a reader."""
     accused: bool = False
+    number: int | None = None
+    """Of its program among those that were loaded; None where BCC made it."""
 
 
 @dataclass(frozen=True)

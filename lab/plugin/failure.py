@@ -143,7 +143,8 @@ class Explainer:
         evidence = scene.evidence()
         found = findings(evidence)
         sentence = headline(evidence, found)
-        kept = self._keep(item, journal, sentence, {each.name: each.lines for each in evidence.maps})
+        maps = {f"{each.number}/{each.name}": each.lines for each in evidence.maps if each.number is not None}
+        kept = self._keep(item, journal, sentence, maps)
         rows = [each.as_dict() for each in found]
         again = {"replay": kept.command, "folder": kept.folder, "remarks": list(kept.remarks)}
         note("failure", {"headline": sentence, "findings": rows, **again})

@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -96,23 +96,28 @@ class Scene:
     def _maps(self, statement: str, local: dict[str, Any], remarks: list[str]) -> Iterator[MapContent]:
         named = {*QUOTED.findall(statement)}
         objects = [local[word] for word in WORD.findall(statement) if word in local]
-        for stem, table in islice(self._tables(), MOST_MAPS):
+        for number, stem, table in islice(self._tables(), MOST_MAPS):
             try:
-                yield _content(stem, table, table.name in named or any(each is table for each in objects))
+                accused = table.name in named or any(each is table for each in objects)
+                yield replace(_content(stem, table), accused=accused, number=number)
             except (LabError, OSError) as error:
                 remarks.append(f"map {table.name}: {str(error).partition(chr(10))[0]}")
 
-    def _tables(self) -> Iterator[tuple[str, Table]]:
-        """The maps with keys of every program that was loaded and is not closed; a shared one once."""
+    def _tables(self) -> Iterator[tuple[int | None, str, Table]]:
+        """The maps with keys of every program that was loaded and is not closed; a shared one once.
+
+        With the number of the program, as a replay counts it, and its stem.
+        """
         from lab.bpf.map import Table
 
         seen: set[int] = set()
-        for step in (each for each in self.journal.steps if each.kind in ("load", "load_bcc")):
+        made_by_bcc = ((None, each) for each in self._steps("load_bcc"))
+        for number, step in chain(enumerate(self._steps("load")), made_by_bcc):
             program = step.about["program"]
             for table in program.maps.values():
                 if isinstance(table, Table) and table.fd >= 0 and id(table) not in seen:
                     seen.add(id(table))
-                    yield program.stem, table
+                    yield number, program.stem, table
 
     def _map_differences(self) -> Iterator[tuple[str, tuple[str, ...]]]:
         for note in self.journal.of("map_assertion"):
@@ -243,11 +248,11 @@ def _owners(net: Network) -> dict[str, str]:
     return {str(address.ip): each.namespace for each in layout.interfaces.values() for address in each.addresses}
 
 
-def _content(stem: str, table: Table, accused: bool) -> MapContent:
+def _content(stem: str, table: Table) -> MapContent:
     from lab.bpf.content import content_of
 
     found = content_of(table)
-    return MapContent(table.name, stem, table.facts.type, found.entries, found.lines, accused)
+    return MapContent(table.name, stem, table.facts.type, found.entries, found.lines)
 
 
 def _verdict(result: Any) -> str:

@@ -339,13 +339,13 @@ def _compare_maps(failure: Failure, stage: _Stage, done: Replayed) -> None:
     now = dict(_contents(stage))
     for name, then in failure.maps.items():
         if name in now:
-            done.outcomes.append(Outcome(f"map {name}", "; ".join(then), "; ".join(now[name])))
+            done.outcomes.append(Outcome(f"map {name.partition('/')[2]}", "; ".join(then), "; ".join(now[name])))
 
 
 def _contents(stage: _Stage) -> Iterator[tuple[str, list[str]]]:
     from lab.bpf.content import content_of
 
-    for program in stage.programs:
+    for number, program in enumerate(stage.programs):
         for name, table in program.maps.items():
             if isinstance(table, Table):
-                yield name, list(content_of(table).lines)
+                yield f"{number}/{name}", list(content_of(table).lines)

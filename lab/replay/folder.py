@@ -32,7 +32,7 @@ class Failure:
     headline: str
     script: Mapping[str, Any]
     maps: Mapping[str, Any]
-    """Name to the lines that it held."""
+    """ "0/flows": map flows of the first program that was loaded, to the lines that it held."""
     folder: Path
 
     def object_file(self, number: int, *, now: bool) -> Path:

@@ -87,6 +87,13 @@ def test_a_network_of_its_own_comes_up_again(tmp_path: Path, capsys: pytest.Capt
     assert said.count("remark      step") == (0 if networks == 1 else 2)
 
 
+def test_a_map_is_compared_with_that_of_its_own_program(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that was loaded later, and closed, has a map of the same name."""
+    later = 'with __import__("lab.bpf").bpf.load("marked.bpf.c") as other: other.run(bytes(64), repeat=5)'
+    assert lab(failed(tmp_path, later)) == 1
+    assert "as before   what 1 map held" in capsys.readouterr().out
+
+
 def test_a_flood_is_a_remark_and_no_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """That a count differs because no flood came again does not say that the program was mended."""
     flood = 'with program.attach(net.interface("b")): net.flood("a", udp(net, "a", "b", dst_port=9), count=100)'
