@@ -10,6 +10,7 @@ import difflib
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -107,6 +108,9 @@ def lab() -> None:
 def main() -> None:
     """The console script."""
     _hold_standard_descriptors()
+    for each in (sys.stdout, sys.stderr):
+        if isinstance(each, TextIOWrapper):
+            each.reconfigure(errors="replace")  # drawings, in a locale that has no lines
     sys.exit(run(sys.argv[1:]))
 
 

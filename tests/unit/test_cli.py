@@ -175,6 +175,13 @@ def test_every_command_explains_itself_and_knows_its_options(name: str) -> None:
     assert "Traceback" not in wrong.stderr
 
 
+def test_a_locale_without_lines_is_no_error() -> None:
+    """What it cannot show becomes a question mark."""
+    script = "import sys; from lab import cli; cli.run = lambda _: print('\\u2500x'); cli.main()"
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    assert subprocess.check_output([sys.executable, "-c", script], env=environment, text=True) == "?x\n"
+
+
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_a_closed_standard_descriptor_is_nobody_elses(tmp_path: Path, number: int) -> None:
     """What the lab opens next does not get its number, and there is no traceback."""
