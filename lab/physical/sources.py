@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from itertools import count
 
 from lab import bpf, instruments
-from lab.kernel import softirq
+from lab.bench.isolation import isolated
 from lab.physical.half import Half
 from lab.traffic.flood import Amount, AnyFlood, Floods
 from lab.traffic.mixed_flood import FrameMix, MixedFlood
@@ -38,10 +38,13 @@ class Sources:
         return number
 
     def send(self, number: int, amount: Amount) -> dict[str, float]:
-        """Frames made, taken by the driver (offered) and refused by it; CPU and wall time in s that this took."""
+        """Frames made, taken by the driver (offered) and refused by it; CPU and wall time in s that this took.
+
+        From one core that is held for it: a generator that waits for its CPU is late, and bursts afterwards.
+        """
         flood = self._floods[number]
         before = self._counted()
-        with softirq.on_one_cpu():
+        with isolated() as core, core.burst():
             start = time.monotonic()
             made, cpu_s = flood.offer(amount)
             duration_s = time.monotonic() - start

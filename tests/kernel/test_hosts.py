@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,14 +16,11 @@ import pytest
 
 from lab import Topology, wait_until
 from tests.kernel.door import LAB
+from tests.kernel.ssh import needs_ssh, start_sshd
 
 TOPOLOGY = Topology.star("desk", leaves=("alpha", "beta"), ipv6=None)
-SSHD = shutil.which("sshd") or "/usr/sbin/sshd"
 
-pytestmark = [
-    pytest.mark.skipif(not Path(SSHD).exists(), reason="there is no sshd here: apt-get install openssh-server"),
-    pytest.mark.skipif(not shutil.which("ssh"), reason="there is no ssh here: apt-get install openssh-client"),
-]
+pytestmark = needs_ssh
 
 SCENARIOS = """
 import os
@@ -88,34 +82,15 @@ class Farm:
 @pytest.fixture
 def farm(net: Any, tmp_path: Path) -> Iterator[Farm]:
     """An sshd in each leaf, with keys of its own; both see the same files, as by NFS."""
-    keys = tmp_path / "keys"
-    keys.mkdir(mode=0o700)
-    for name in ("host", "user"):
-        subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", keys / name], check=True)
-    (keys / "config").write_text(
-        f"HostKey {keys}/host\nAuthorizedKeysFile {keys}/user.pub\nPidFile none\nStrictModes no\nUsePAM no\n"
-        "PasswordAuthentication no\nPermitRootLogin prohibit-password\n"
-    )
-    # What sshd wants below /run is made in a mount namespace of its own.
-    shell = f"mount -t tmpfs none /run && mkdir -m 755 /run/sshd && exec {SSHD} -D -e -f {keys}/config -p 22"
-    for name in ("alpha", "beta"):
-        net[name].popen(["unshare", "-m", "sh", "-c", shell], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    ssh = start_sshd(net, ["alpha", "beta"], tmp_path, asking="desk")
     project = tmp_path / "project"
     (project / "scenarios").mkdir(parents=True)
     (project / "pyproject.toml").write_text("[tool.pytest.ini_options]\ncache_dir = '/dev/null/none'\n")
     (project / "scenarios" / "test_it.py").write_text(SCENARIOS)
-    ssh = f"ssh -i {keys}/user -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o LogLevel=ERROR"
-    made = Farm(net, f"{ssh} -o BatchMode=yes -o ConnectTimeout=5", project)
+    made = Farm(net, ssh, project)
     for words in (("init", "-q"), ("add", "."), ("commit", "-q", "-m", "project: begins")):
         made.git(*words)
-    for name in ("alpha", "beta"):
-        wait_until(lambda name=name: _listens(net, name), within_s=10, what=f"sshd of {name}")  # type: ignore[misc]
     yield made
-
-
-def _listens(net: Any, name: str) -> bool:
-    with closing(net["desk"].socket(socket.AF_INET)) as probe:
-        return bool(probe.connect_ex((str(net[name].interface("eth0").ipv4), 22)) == 0)
 
 
 def test_scenarios_are_dealt_out_and_stored_as_one_run(farm: Farm) -> None:

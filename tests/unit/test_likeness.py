@@ -69,3 +69,14 @@ def test_the_environment_tells_what_matters() -> None:
     assert settings["net.core.bpf_jit_harden"] in ("0", "1", "2", "")
     assert settings["kernel.build"]
     assert settings["clocksource"]
+
+
+def test_a_cable_is_like_itself_alone() -> None:
+    """Figures over it are not held against those of a veth, nor of another cable; a veth's run says nothing of it."""
+    ixgbe, mlx5 = (
+        replace(HERE, settings={**HERE.settings, "cable.here": f"eth1, {driver}, 10,000 Mbit/s"})
+        for driver in ("ixgbe", "mlx5_core")
+    )
+    assert unlike(ixgbe, ixgbe) == []
+    assert unlike(ixgbe, HERE) == ["cable.here: eth1, ixgbe, 10,000 Mbit/s and a veth"]
+    assert len(unlike(ixgbe, mlx5)) == 1
