@@ -276,6 +276,7 @@ def test_departures_are_spaced_exactly() -> None:
         assert (shaper.count(0).delayed, shaper.count(0).dropped) == (len(departures), 200 - len(passed))
 
 
+@pytest.mark.blind("the companion refuses it: the program is not asked")
 @pytest.mark.parametrize(
     ("call", "said"),
     [
@@ -589,6 +590,7 @@ def add_fq(net: Any) -> None:
 # ---- As a person runs it ----
 
 
+@pytest.mark.blind("the companion refuses it: the program is not asked")
 def test_delay_is_refused_where_nothing_delays(net: Any, bpf: Any) -> None:
     """A departure time on an interface without fq would be no more than a number."""
     program = bpf.load("tc_shape_traffic")
@@ -626,6 +628,7 @@ def test_rules_in_words(net: Any, bpf: Any, ip: int) -> None:
     assert shape.summary(program).endswith(f"{rows['bulk']['dropped']} dropped")
 
 
+@pytest.mark.blind("the companion refuses it: the program is not asked")
 @pytest.mark.parametrize(
     "rule", ["bulk", "bulk: fast port=1", "bulk: 1mbit 2mbit", "bulk: 1mbit port=nfs", "bulk: 1mbit colour=red"]
 )
