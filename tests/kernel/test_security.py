@@ -61,6 +61,17 @@ def test_what_another_user_put_there_does_not(planted: Path, words: tuple[str, .
     assert "Traceback" not in done.stderr
 
 
+def test_scenarios_that_another_user_put_there_are_not_run(planted: Path) -> None:
+    """`lab blind` looks for them by itself."""
+    (planted / "scenarios").mkdir()
+    (planted / "scenarios" / "conftest.py").write_text(COMPANION)
+    os.chown(planted / "scenarios", OTHER, OTHER)
+    done = lab(planted, "blind")
+    assert done.returncode == 2
+    assert f"belongs to user {OTHER}, and it would run with your rights" in done.stderr
+    assert not (planted / "ran").exists()
+
+
 def test_a_folder_that_everybody_writes_to_is_refused(planted: Path) -> None:
     """Whoever owns the files in it now."""
     (planted / "bpf").chmod(0o777)
