@@ -27,10 +27,10 @@
  *   BAD_FLAGS        drop  of SYN, FIN, RST and ACK a set that makes no sense (SYN+FIN, none at all)
  *   NO_ROOM          drop  allowed, but there was no room for its session (full: closed)
  *   STRAY_FRAGMENT   drop  a later fragment without its first, or before it
- *   MALFORMED        drop  truncated headers, lengths that contradict each other
- *   TOO_DEEP         drop  more than two VLAN tags in the frame, over six IPv6 extension headers: nobody can say
- *   Not packets:     EVICTED, sessions that made room for others; EVENT_LOST, events that found no room
- *   One or two VLAN tags, IPv4 options and IPv6 extension headers change none of this.
+ *   MALFORMED        drop  truncated headers, lengths that contradict each other, headers of over 2,048 bytes in a
+ * frame whose data lies in pages TOO_DEEP         drop  more than two VLAN tags in the frame, over six IPv6 extension
+ * headers: nobody can say Not packets:     EVICTED, sessions that made room for others; EVENT_LOST, events that found
+ * no room One or two VLAN tags, IPv4 options and IPv6 extension headers change none of this.
  *
  * SESSIONS are 5-tuples; ICMP queries (echo, timestamp) go by address, id and type; other protocols by addresses. A
  * session is let through an interface by who opened it: its packets come in there and the replies go out, or the
@@ -97,9 +97,11 @@
 #define GUARDS	     1024
 #define PREFERRED    5 /* sessions that the first bucket takes before the second is asked */
 #define NS_PER_MS    1000000
+#define SKEW_MS	     60000 /* so far ahead of this CPU's clock another one's may be; of 49.7 days */
 #define FRAGMENTS    4096
 #define FRAGMENT_MS  30000 /* RFC 791 says 15 s, RFC 8200 60 s, Linux 30 s */
 #define HEADER_BYTES 192   /* Ethernet, two tags, 60 bytes of IPv4 or 100 of IPv6, a TCP header */
+#define MOST_BYTES   2048  /* the same with long extension headers */
 #define QUOTED_BYTES 128   /* of an ICMP error behind its header */
 #define ICMP_BYTES   8
 
@@ -657,15 +659,25 @@ __noinline int read_frame(struct __sk_buff *skb)
 	}
 }
 
-/* Of a frame whose payload lies elsewhere, what a header lacks is fetched. */
+/* Of a frame whose payload lies elsewhere, what a header lacks is fetched: the usual ones, then as much as there may
+ * be. */
 static __always_inline enum outcome read_whole(struct __sk_buff *skb)
 {
-	__u32 wanted = skb->len < HEADER_BYTES ? skb->len : HEADER_BYTES;
 	enum outcome outcome = read_frame(skb);
 
-	if (outcome != MALFORMED || (void *)(long)skb->data + wanted <= (void *)(long)skb->data_end)
-		return outcome;
-	return bpf_skb_pull_data(skb, wanted) ? MALFORMED : read_frame(skb);
+#pragma unroll
+	for (int attempt = 0; attempt < 2; attempt++) {
+		__u32 most = attempt ? MOST_BYTES : HEADER_BYTES, wanted = skb->len < most ? skb->len : most;
+
+		if (outcome != MALFORMED)
+			break;
+		if ((void *)(long)skb->data + wanted <= (void *)(long)skb->data_end)
+			continue;
+		if (bpf_skb_pull_data(skb, wanted))
+			break;
+		outcome = read_frame(skb);
+	}
+	return outcome;
 }
 
 /* ---- Fragments ---- */
@@ -862,11 +874,11 @@ static __always_inline __u32 idle_limit_ms(const struct session *session, const 
 	return policy->idle_ms[state_of(session) & 15];
 }
 
-/* Signed: another CPU's tick may have been a little later than this one's. Let through nowhere: revoked. */
+/* Another CPU's tick may have been a little later than this one's. Let through nowhere: revoked. */
 static __always_inline bool is_over(const struct session *session, const struct policy *policy, __u32 now_ms)
 {
 	return !(session->let_through >> 8) ||
-	       (__s32)(now_ms - session->heard_ms) > (__s32)idle_limit_ms(session, policy);
+	       now_ms - session->heard_ms + SKEW_MS > idle_limit_ms(session, policy) + SKEW_MS;
 }
 
 static __always_inline bool is_same(const struct session *session, const struct key *key)
@@ -1139,7 +1151,7 @@ __noinline __u64 worth(const struct policy *policy, __u32 at, __u32 way, __u32 n
 		return 0;
 	state = state_of(session);
 	rank = state == TWO_WAY || state >= ESTABLISHED ? 2 : 1;
-	return rank << 32 | (__u32)(session->heard_ms - now_ms - 1);
+	return rank << 32 | (__u32)(session->heard_ms - now_ms - SKEW_MS);
 }
 
 /* Of the sixteen sessions of two full buckets the least worthy: its way, of the second bucket if WAYS is added. */

@@ -34,6 +34,8 @@ Policy, PolicyError, Rule, read = policies.Policy, policies.PolicyError, policie
 WAYS, GROUP, PER_BUCKET, SPARE = 8, 1024, 4.8, 4
 """Sessions of a bucket; buckets under one lock; sessions a bucket, so that one in millions finds no room; of a few."""
 SESSION_BYTES = 64
+SKEW_MS = 60_000
+"""As in the program: a time so little ahead is a clock that is, and not weeks ago."""
 RULES, BITMAPS, RULE_SLOTS, FIRST_RULE, TEXT_BYTES = 1024, 4096, 4096, 3, 262_144
 WORD_BITS, BITMAP_BYTES = 64, 128
 DIRECTIONS = ("ingress", "egress")
@@ -221,13 +223,14 @@ class Segment:
 
     def _forget_generations(self) -> None:
         """Once in 65,535 policies: the numbers begin anew, and no session may pass for one that was judged."""
-        with self._memory(mmap.PROT_READ | mmap.PROT_WRITE) as memory:
-            _sessions(memory)["generation"] = 0
+        with self.memory(mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+            sessions_in(memory)["generation"] = 0
 
     # What it has seen.
 
     @contextmanager
-    def _memory(self, protection: int = mmap.PROT_READ) -> Iterator[mmap.mmap]:
+    def memory(self, protection: int = mmap.PROT_READ) -> Iterator[mmap.mmap]:
+        """The session map itself, as sessions_in() reads it."""
         table = self.maps["session_map"]
         size = table.facts.value_bytes * table.facts.max_entries
         memory = mmap.mmap(table.fd, -(-size // mmap.PAGESIZE) * mmap.PAGESIZE, prot=protection)
@@ -241,8 +244,8 @@ class Segment:
         import numpy
 
         now = self.in_force
-        with self._memory() as memory:
-            every = _sessions(memory)[: self.maps["session_map"].facts.max_entries * WAYS]
+        with self.memory() as memory:
+            every = sessions_in(memory)[: self.maps["session_map"].facts.max_entries * WAYS]
             found = every[every["let_through"] >> 8 != 0].copy()
             del every
         protocol = found["let_through"] & 0xFF
@@ -250,7 +253,7 @@ class Segment:
         limits = numpy.asarray(now.idle_ms, dtype="i8")[states]
         limits[(protocol == 1) | (protocol == 58)] = now.icmp_idle_ms
         idle = (time.monotonic_ns() // 1_000_000 - found["heard_ms"].astype("i8")) & 0xFFFFFFFF
-        idle[idle > 1 << 31] = 0  # heard of after this clock was read
+        idle[idle > (1 << 32) - SKEW_MS] = 0  # heard of after this clock was read
         kept = idle <= limits
         return found[kept], states[kept], idle[kept]
 
@@ -311,7 +314,8 @@ def _other_states(sent: Any) -> Any:
     return numpy.where(sent[:, 0] & sent[:, 1] & KNOWN, 2, 1)
 
 
-def _sessions(memory: Any) -> Any:
+def sessions_in(memory: Any) -> Any:
+    """A structured array of all places, those without a session too; what is written there is written to the map."""
     import numpy
 
     layout = numpy.dtype(

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import errno
 import itertools
+import mmap
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from scapy.layers.inet import ICMP, IP, TCP, UDP, IPOption
 from scapy.layers.inet6 import (
@@ -19,6 +22,7 @@ from scapy.layers.inet6 import (
     IPv6ExtHdrDestOpt,
     IPv6ExtHdrFragment,
     IPv6ExtHdrHopByHop,
+    PadN,
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether
 from scapy.packet import Raw
@@ -27,6 +31,7 @@ from lab import Stream, Topology
 from lab.bpf import load
 from lab.bpf.companion import companion
 from lab.kernel import bpf as kernel
+from lab.traffic import frames
 from lab.wait import wait_until
 
 segment = companion("tc_segment")
@@ -428,6 +433,20 @@ def test_what_still_comes_does_not_prolong_time_wait(own_bed: Any) -> None:
     wait_until(lambda: call.says("c", "A") == "UNSOLICITED", within_s=2, what="TIME_WAIT over, under fire")
 
 
+@pytest.mark.parametrize("days", (1, 24, 26, 49))
+def test_what_was_silent_for_weeks_is_over(own_bed: Any, days: int) -> None:
+    """However long: a session's time has 32 bits of milliseconds, which are 49.7 days."""
+    made, port = own_bed(), next(sports)
+    made.run("ingress", udp(4, port))
+    assert made.run("egress", back_udp(4, port)) == "IN_SESSION"
+    with made.segment.memory(mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+        sessions = segment.sessions_in(memory)
+        sessions["heard_ms"][sessions["let_through"] != 0] -= numpy.uint32(days * 86_400_000)
+        del sessions
+    assert made.segment.count_sessions() == 0
+    assert made.run("egress", back_udp(4, port)) == "DENIED"
+
+
 # ---- Pressure ----
 
 
@@ -479,6 +498,33 @@ def test_as_many_sessions_as_promised(own_bed: Any) -> None:
     made.program.programs["segment_ingress"].run_many(frames)
     assert made.segment.count_sessions() == 9_800
     assert made.count("NO_ROOM") == 0
+
+
+MILLION = 1_000_000
+
+
+@pytest.mark.needs("own_speed")
+def test_a_million_sessions_at_once(net: Any, own_bed: Any) -> None:
+    """Each of a million flows has its session, in 110 bytes each; who sends again is in it."""
+    made = own_bed(LIVE + "full: closed\n", sessions=MILLION)
+    frame = frames.udp(net, "client", "server", dst_port=9000, payload=bytes(22))
+    with made.program.programs["segment_ingress"].attach(net.interface("server/eth0")):
+        for _ in range(5):  # a busy machine may lose some on the way
+            net.flood("client/eth0", frame, flows=MILLION, count=MILLION)
+            if made.count("OPENED") == MILLION:
+                break
+        assert made.segment.count_sessions() == made.count("OPENED") == MILLION
+        before = made.count("IN_SESSION")
+        again = net.flood("client/eth0", frame, flows=MILLION, count=100_000)
+        assert made.count("IN_SESSION") - before == again.received > 0
+    assert made.count("NO_ROOM") == made.count("EVICTED") == 0
+    assert sum(memory_bytes(made.program.maps[name]) for name in ("session_map", "tag_map")) < 115 * MILLION
+
+
+def memory_bytes(table: Any) -> int:
+    """What the kernel has taken for it."""
+    told = dict(line.split(":", 1) for line in Path(f"/proc/self/fdinfo/{table.fd}").read_text().splitlines())
+    return int(told["memlock"])
 
 
 # ---- Fragments ----
@@ -725,6 +771,27 @@ def test_sockets_talk_where_the_policy_says(live: Bed, net: Any, ip: int) -> Non
             caller.connect((address, 9001))
     assert live.count("DENIED") >= 1
     assert live.count("INVALID") == 0
+
+
+@pytest.mark.topology(Topology.pair("client", "server", mtu_bytes=9000))
+def test_headers_in_the_pages_of_a_frame_are_found(live: Bed, net: Any) -> None:
+    """A packet socket's frame of 6,000 bytes has nothing but its Ethernet header where a program looks first."""
+    for options in (0, 1, 2, 4):
+        before = live.count("OPENED")
+        ports = {"src_port": next(sports), "dst_port": 9000}
+        frame = frames.udp(net, "client", "server", ip=6, **ports, payload=bytes(6000))
+        padding = [IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(252))]) for _ in range(options)]
+        net.exchange(with_headers(frame, padding), at="client/eth0")
+        assert live.count("OPENED") == before + 1, f"behind {256 * options} bytes of extension headers"
+    assert live.count("MALFORMED") == 0
+
+
+def with_headers(frame: Any, headers: list[Any]) -> Any:
+    """The frame with these between IPv6 and UDP."""
+    made = Ether(src=frame.src, dst=frame.dst) / IPv6(src=frame[IPv6].src, dst=frame[IPv6].dst)
+    for each in headers:
+        made /= each
+    return made / UDP(sport=frame[UDP].sport, dport=frame[UDP].dport) / Raw(bytes(frame[UDP].payload))
 
 
 @families
