@@ -21,7 +21,8 @@ def test_the_message_says_where_what_and_how_to_mend(bpf, program):
         bpf.load("25_rejections", program=program)
 
     place, code = refused.value.what.splitlines()[:2]
-    assert place.startswith(f"load {program}: the verifier rejected it at 25_rejections.bpf.c:")
+    assert place.startswith(f"load {program}: the verifier rejected it")
+    assert ("at 25_rejections.bpf.c:" in place) == ("@ 25_rejections.bpf.c:" in refused.value.log)  # since Linux 6.9
     assert line in code
     assert sentence in refused.value.kernel
     assert refused.value.mend.startswith(mend)
