@@ -5,14 +5,17 @@ They are said as what was seen; a guess that does not fit is worse than none.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from lab.failure.evidence import Evidence, Loss, MapContent, Sending
+from lab.failure.evidence import UNTOLD, Evidence, Loss, MapContent, Sending
 
 SMALLEST = 256
 """Of the larger of two numbers that are each other's mirror image."""
 WIDTHS = (2, 4, 8)
+OF_A_PROTOCOL = re.compile(r"udp|tcp|icmp|ip_rcv|ipv?6_rcv")
+"""In the name of the kernel's function."""
 NOT_ATOMIC = ("array", "hash", "lru_hash")
 """Maps of which all CPUs share an entry."""
 
@@ -32,7 +35,7 @@ def diagnose(evidence: Evidence) -> list[str]:
 def _wrong_checksum(evidence: Evidence) -> Iterator[str]:
     for sending in evidence.sendings:
         for loss in sending.losses:
-            if loss.example is None:
+            if loss.example is None or not _may_be_of_a_checksum(loss):
                 continue
             for name, found, right in loss.example.wrong_checksums:
                 changed = [each for each in sending.differences if "chksum" not in each]
@@ -41,6 +44,11 @@ def _wrong_checksum(evidence: Evidence) -> Iterator[str]:
                     f"wrong checksum: {name} has {found:#06x} where {right:#06x} is right, in the frames dropped at "
                     f"{loss.interface}{why}"
                 )
+
+
+def _may_be_of_a_checksum(loss: Loss) -> bool:
+    """What a program drops may have a wrong checksum too, and was not dropped for it."""
+    return "CSUM" in loss.reason or (loss.reason in UNTOLD and bool(OF_A_PROTOCOL.search(loss.place)))
 
 
 def _field(line: str) -> str:

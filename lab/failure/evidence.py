@@ -8,6 +8,9 @@ from typing import Any
 
 from lab.failure.frame import Frame
 
+UNTOLD = ("", "0", "NOT_SPECIFIED")
+"""Reasons of a kernel before 5.17, and of code that gives none (XDP's)."""
+
 
 @dataclass(frozen=True)
 class Loss:
@@ -18,6 +21,7 @@ class Loss:
     interface: str
     """"server/eth0"."""
     reason: str
+    """The kernel's word, "UDP_CSUM"; none of UNTOLD says anything."""
     place: str
     frames: int
     example: Frame | None = None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lab.failure.diagnosis import diagnose
-from lab.failure.evidence import Counted, Evidence, Loss, MapContent, Sending, Verdict
+from lab.failure.evidence import UNTOLD, Counted, Evidence, Loss, MapContent, Sending, Verdict
 from lab.failure.finding import Finding
+from lab.failure.frame import TCP
 
 SHOWN_SENDINGS, SHOWN_DIFFERENCES, SHOWN_ENTRIES, SHOWN_VERDICTS = 6, 8, 6, 8
 
@@ -58,7 +59,9 @@ def _way(sending: Sending) -> Iterator[str]:
         example = f": {each.example.summary}" if each.example else ""
         yield f"    {_loss(each)}{example}"
     told = sum(each.frames for each in sending.losses)
-    if sending.lost > told:
+    if sending.lost and _is_not_connected(sending):
+        yield "    so no connection was made, and no message was sent"
+    elif sending.lost > told:
         rest = "all" if not told else f"{sending.lost - told:,}"
         last = list(sending.seen)[-1] if sending.seen else ""
         where = sending.reached or last
@@ -68,9 +71,16 @@ def _way(sending: Sending) -> Iterator[str]:
         yield f"    frames that came to a network stack: {seen}"
 
 
+def _is_not_connected(sending: Sending) -> bool:
+    """Of a TCP stream the first frames were lost: S, or the answer SA."""
+    examples = (each.example for each in sending.losses if each.example)
+    return not sending.received and any(each.protocol == TCP and "S" in each.kind for each in examples)
+
+
 def _loss(loss: Loss) -> str:
+    untold = "in XDP" if "xdp" in loss.place else "no reason given"
     words = {
-        "dropped": f"dropped at {loss.interface}: {loss.reason or 'no reason given'}",
+        "dropped": f"dropped at {loss.interface}: {untold if loss.reason in UNTOLD else loss.reason}",
         "exception": f"verdict {loss.reason} at {loss.interface} could not be done, or is an error",
         "redirect refused": f"redirected at {loss.interface} to what takes no frames: {loss.reason}",
         "xmit refused": f"redirected or sent back (XDP_TX), and not taken by {loss.interface}: {loss.reason}",

@@ -151,8 +151,8 @@ class Explainer:
         return "\n".join([each for each in (to_text(found), kept.to_text()) if each])
 
     def _keep(self, item: pytest.Item, journal: Journal, sentence: str, maps: dict[str, Any]) -> Kept:
-        """Everything that a replay needs, beside the stored runs."""
-        if item.config.getoption("--no-lab-run") or not journal.steps:
+        """Everything that a replay needs, and the frames, beside the stored runs."""
+        if item.config.getoption("--no-lab-run"):
             return Kept()
         from lab.bench.store import new_id
         from lab.replay.folder import keep
@@ -163,9 +163,10 @@ class Explainer:
         name = new_id(datetime.now(UTC))
         script = script_of(journal, self._net.topology if self._net else None)
         frames = b""
-        if self._net and self._recorder:
-            interfaces = [each.name for each in self._net.interfaces]
-            frames = recording(interfaces, self._recorder.records(self._recorder.start))
+        if self._net and self._recorder and (seen := self._recorder.records(self._recorder.start)):
+            frames = recording([each.name for each in self._net.interfaces], seen)
+        if not journal.steps and not frames:
+            return Kept()
         about = {"nodeid": item.nodeid, "headline": sentence, "maps": maps}
         try:
             folder = keep(runs / "failures", name, about, script, frames)

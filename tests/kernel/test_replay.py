@@ -102,6 +102,25 @@ def test_a_flood_is_a_remark_and_no_proof(tmp_path: Path, capsys: pytest.Capture
     assert "\n  but the flood from a is not sent again\n" in (tmp_path / "said").read_text()
 
 
+def test_frames_are_kept_of_what_cannot_be_done_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A scenario with sockets of its own, and nothing else."""
+    text = """
+from lab import Topology
+TOPOLOGY = Topology.pair("a", "b")
+def test_it(net):
+    import socket
+    with net["a"].socket(socket.AF_INET, socket.SOCK_DGRAM) as mine:
+        mine.sendto(b"x", ("10.0.0.2", 4444))
+    assert 98 == 99
+"""
+    words = failed(tmp_path, "", text)
+    said = (tmp_path / "said").read_text()
+    assert "1 dropped at b/eth0: NO_SOCKET" in said
+    assert "No replay: nothing was loaded, run or sent by the lab's own means" in said
+    assert (folder_of(words) / "frames.pcapng").stat().st_size > 100
+    assert lab(words) == 2
+
+
 def folder_of(words: list[str]) -> Path:
     """That of the one failure which is kept."""
     (found,) = Path(words[-1], "failures").iterdir()

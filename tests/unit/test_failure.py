@@ -34,6 +34,45 @@ def ether() -> Ether:
     return Ether(src="02:00:00:00:00:01", dst="02:00:00:00:00:02")
 
 
+# ---- What programs drop ----
+
+
+def lost(reason: str, place: str, frame: object) -> Sending:
+    """One frame of three, lost at one place."""
+    loss = Loss("dropped", "server/eth0", reason, place, 1, read_frame(bytes(ether() / frame)))
+    return Sending("a stream", 3, 0, "client", "server", {}, (loss,))
+
+
+@pytest.mark.parametrize(
+    ("reason", "place", "told"),
+    [
+        ("UDP_CSUM", "__udp4_lib_rcv", True),
+        ("IP_CSUM", "ip_rcv_core", True),
+        ("0", "__udp4_lib_rcv", True),  # before Linux 5.17
+        ("NOT_SPECIFIED", "veth_xdp_rcv_skb", False),
+        ("0", "do_xdp_generic", False),
+        ("TC_INGRESS", "__netif_receive_skb_core", False),
+        ("NO_SOCKET", "__udp4_lib_rcv", False),
+    ],
+)
+def test_what_a_program_drops_is_no_wrong_checksum(reason: str, place: str, told: bool) -> None:
+    """It may have one too: nobody dropped it for that."""
+    damaged = IP(**ENDS) / UDP(sport=1, dport=2, chksum=7)
+    found = diagnose(Evidence("assert", sendings=(lost(reason, place, damaged),)))
+    assert [each.startswith("wrong checksum") for each in found] == [True] * told
+
+
+def test_a_connection_that_is_not_made_loses_no_messages() -> None:
+    """They were never sent; and a drop without a reason says where it was."""
+    syn = lost("NOT_SPECIFIED", "veth_xdp_rcv_skb", IP(**ENDS) / TCP(sport=1, dport=2, flags="S"))
+    (way,) = [each.lines for each in findings(Evidence("assert", sendings=(syn,))) if each.title == "On the way"]
+    assert way == (
+        "a stream: 0 of 3 arrived",
+        "    1 dropped at server/eth0: in XDP (in veth_xdp_rcv_skb): TCP S 10.0.0.1:1 > 10.0.0.2:2",
+        "    so no connection was made, and no message was sent",
+    )
+
+
 # ---- Frames ----
 
 
