@@ -21,7 +21,7 @@ from lab.bench.rate import ROOM, Rates, check_any
 from lab.bench.search import Found, LoadTrial, search
 from lab.model.journal import journal
 from lab.net.cable import OutOfReach
-from lab.physical.flood import FarFlood
+from lab.physical.flood import WireFlood
 from lab.physical.network import PhysicalNetwork
 from lab.traffic.sink import Passage, Sink
 
@@ -50,7 +50,7 @@ class Wire:
 
     network: PhysicalNetwork
     path: Path
-    flood: FarFlood
+    flood: WireFlood
     refused: int = 0
     lost: int = 0
     taken_pps: list[float] = field(default_factory=list)
@@ -121,7 +121,7 @@ def measure_wire_rate(
         if path.prepare:
             path.prepare(network)
         made = frame(network) if callable(frame) else frame
-        wire = Wire(network, path, FarFlood(network, made, flows=flows))
+        wire = Wire(network, path, WireFlood(network, made, flows=flows))
         strays = wire.strays()
         with journal():
             wire.offer_bare()

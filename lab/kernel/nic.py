@@ -10,7 +10,7 @@ import ipaddress
 import socket
 import struct
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -81,14 +81,13 @@ def look_at(routes: RouteSocket, control: socket.socket, name: str) -> Nic:
         raise NetworkError(f"there is no interface {name}", kernel=error.kernel, mend="ip link lists them") from error
     _, _, ifindex, flags, _ = _LINK.unpack_from(reply.body)
     found = dict(netlink.attributes(reply.body[_LINK.size :]))
-    info = dict(netlink.attributes(found.get(IFLA_LINKINFO, b"")))
     return Nic(
         name=name,
         ifindex=ifindex,
         mac=found.get(IFLA_ADDRESS, b"").hex(":"),
         mtu_bytes=_number(found[IFLA_MTU]),
         flags=flags,
-        kind=info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode(),
+        kind=_kind(found),
         driver=_driver(control, name),
         speed_mbit=speed_mbit(control, name),
         queues=_queues(control, name) or _number(found.get(IFLA_NUM_RX_QUEUES, b"\1\0\0\0")),
@@ -111,7 +110,8 @@ def in_use(routes: RouteSocket, nic: Nic) -> str:
         return "it has an XDP program"
     for body in links.values():
         each = dict(netlink.attributes(body[_LINK.size :]))
-        if _number(each.get(IFLA_LINK, bytes(4))) == nic.ifindex and IFLA_LINK_NETNSID not in each:
+        below = _number(each.get(IFLA_LINK, bytes(4)))
+        if below == nic.ifindex and IFLA_LINK_NETNSID not in each and _kind(each) != "veth":  # a veth's is its peer
             return f"{_name(body)} sits on it"
     for address in _addresses(routes, nic.ifindex):
         return f"it has the address {address}"
@@ -127,15 +127,22 @@ def move(routes: RouteSocket, ifindex: int, netns_fd: int, new_ifindex: int, wha
     routes.batch([Request(netlink.RTM_SETLINK, NLM_F_REQUEST, body, (what,))])
 
 
-def settings(ifindex: int, what: str, *, name: str, mac: str, mtu_bytes: int) -> list[Request]:
-    """Name, MAC and MTU, each a request of its own so that a refusal names the one; the interface is down."""
+def settings(now: Nic, what: str, *, name: str, mac: str, mtu_bytes: int) -> list[Request]:
+    """What is not so yet of name, MAC and MTU, the name first; each a request of its own, so that a refusal names it.
+
+    The interface must be down.
+    """
     parts = {
-        f"name it {name}": text(IFLA_IFNAME, name),
-        f"MAC {mac}": attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", ""))),
-        f"MTU {mtu_bytes}": u32(IFLA_MTU, mtu_bytes),
+        f"name it {name}": (now.name != name, text(IFLA_IFNAME, name)),
+        f"MAC {mac}": (now.mac != mac, attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))),
+        f"MTU {mtu_bytes}": (now.mtu_bytes != mtu_bytes, u32(IFLA_MTU, mtu_bytes)),
     }
-    bare = _LINK.pack(0, 0, ifindex, 0, 0)
-    return [Request(netlink.RTM_SETLINK, NLM_F_REQUEST, bare + part, (what, words)) for words, part in parts.items()]
+    bare = _LINK.pack(0, 0, now.ifindex, 0, 0)
+    return [
+        Request(netlink.RTM_SETLINK, NLM_F_REQUEST, bare + part, (what, words))
+        for words, (differs, part) in parts.items()
+        if differs
+    ]
 
 
 def set_flags(ifindex: int, flags: int, which: int, what: str) -> Request:
@@ -211,6 +218,11 @@ def _routes(routes: RouteSocket, ifindex: int) -> Iterator[str]:
 
 def _dump(routes: RouteSocket, kind: int, header: struct.Struct) -> list[netlink.Reply]:
     return routes.ask(Request(kind, NLM_F_REQUEST | NLM_F_DUMP, header.pack(0, 0, 0, 0, 0), ("list the interfaces",)))
+
+
+def _kind(link: Mapping[int, bytes]) -> str:
+    info = dict(netlink.attributes(link.get(IFLA_LINKINFO, b"")))
+    return info.get(IFLA_INFO_KIND, b"").rstrip(b"\0").decode()
 
 
 def _name(body: bytes) -> str:

@@ -43,6 +43,7 @@ class Guard:
         self.away: tuple[RouteSocket, socket.socket] | None = None
         self.nic: Nic | None = None
         self.lent_as = ""
+        self.failures: list[str] = []
 
     def offer(self, within_s: float) -> dict[str, Any]:
         """What the interface is; nothing of it is touched. An error when another lab has it, or anybody uses it."""
@@ -71,8 +72,7 @@ class Guard:
     def _set(self, there: Nic, wish: dict[str, Any]) -> None:
         assert self.away is not None
         routes, _ = self.away
-        mac = there.mac if there.mac == wish["mac"] else wish["mac"]
-        for each in settings(there.ifindex, self.name, name=wish["name"], mac=mac, mtu_bytes=wish["mtu_bytes"]):
+        for each in settings(there, self.name, name=wish["name"], mac=wish["mac"], mtu_bytes=wish["mtu_bytes"]):
             try:
                 routes.batch([each])
             except LabError as error:
@@ -81,7 +81,7 @@ class Guard:
                     kernel=error.kernel,
                     mend="ip -d link says what it takes",
                 ) from error
-            self.lent_as = wish["name"] if "name it" in str(each.what[1]) else self.lent_as
+            self.lent_as = wish["name"]  # the name came first, if it had to
         quiet = IFF_NOARP if wish["silent"] else IFF_MULTICAST
         routes.batch([set_flags(there.ifindex, quiet, IFF_NOARP | IFF_MULTICAST, f"{self.name} flags")])
 
@@ -89,35 +89,33 @@ class Guard:
         """As it was; what did not succeed, in words."""
         if not self.lent_as or self.away is None or self.nic is None:
             return []
+        self.failures = []
         routes, control = self.away
-        was, failures = self.nic, list[str]()
-
-        def attempt(what: str, step: Callable[[], object]) -> bool:
-            try:
-                step()
-            except (LabError, OSError) as error:
-                failures.append(f"{what}: {error}")
-                return False
-            return True
-
         try:
             now = look_at(routes, control, self.lent_as)
         except LabError as error:
             return [str(error)]
-        attempt("set it down", lambda: routes.batch([set_flags(now.ifindex, 0, IFF_UP, "down")]))
-        for name in (name for name, on in was.offloads.items() if now.offloads.get(name, on) != on):
-            on = was.offloads[name]
-            attempt(f"offload {name}", lambda name=name, on=on: ethtool.set_offload(control, self.lent_as, name, on))  # type: ignore[misc]
-        for each in settings(now.ifindex, self.name, name=was.name, mac=was.mac, mtu_bytes=was.mtu_bytes):
-            attempt(str(each.what[1]), lambda each=each: routes.batch([each]))  # type: ignore[misc]
-        attempt(
-            "flags", lambda: routes.batch([set_flags(now.ifindex, was.flags, IFF_NOARP | IFF_MULTICAST, "set flags")])
-        )
-        if attempt("move it back", lambda: self._move_home(routes, now.ifindex)):
+        was, noarp = self.nic, IFF_NOARP | IFF_MULTICAST
+        self._try("set it down", routes.batch, [set_flags(now.ifindex, 0, IFF_UP, "down")])
+        for name, on in was.offloads.items():
+            if now.offloads.get(name, on) != on:
+                self._try(f"offload {name}", ethtool.set_offload, control, self.lent_as, name, on)
+        for each in settings(now, self.name, name=was.name, mac=was.mac, mtu_bytes=was.mtu_bytes):
+            self._try(str(each.what[1]), routes.batch, [each])
+        self._try("flags", routes.batch, [set_flags(now.ifindex, was.flags, noarp, "set flags")])
+        if self._try("move it back", self._move_home, routes, now.ifindex):
             self.lent_as = ""
             back = look_at(*self.at_home, was.name)
-            attempt("set it up", lambda: self.at_home[0].batch([set_flags(back.ifindex, was.flags, KEPT_FLAGS, "up")]))
-        return failures
+            self._try("set it up", self.at_home[0].batch, [set_flags(back.ifindex, was.flags, KEPT_FLAGS, "up")])
+        return self.failures
+
+    def _try(self, what: str, step: Callable[..., object], *arguments: object) -> bool:
+        try:
+            step(*arguments)
+        except (LabError, OSError) as error:
+            self.failures.append(f"{what}: {error}")
+            return False
+        return True
 
     def _move_home(self, routes: RouteSocket, ifindex: int) -> None:
         """With its old number, unless a new interface has that by now."""

@@ -23,10 +23,11 @@ from lab.net.topology import InterfaceSpec, Topology
 from lab.net.wire import mac_bytes
 from lab.physical.far import FarInterface, FarNamespace
 from lab.physical.flights import flight_between
-from lab.physical.flood import FarFlood
+from lab.physical.flood import WireFlood
 from lab.physical.half import CARRIER_WITHIN_S, Half
 from lab.physical.host import Host, reach
 from lab.physical.loan import WAIT_S, Loan
+from lab.physical.sources import Sources
 from lab.replay.script import topology_as_dict
 from lab.traffic import recorder
 from lab.traffic.datagrams import namespace_of
@@ -62,6 +63,7 @@ class PhysicalNetwork(Half):
         self.cable = topology.cable
         self.far_node = names[1 - names.index(node)]
         self.host: Host | None = None
+        self._sources: Sources | None = None
 
     def up(self) -> PhysicalNetwork:
         """Asks for both interfaces before either is touched; then all of it, or nothing."""
@@ -123,25 +125,31 @@ class PhysicalNetwork(Half):
         via: str = "live",
     ) -> Delivery:
         """From either host. Offered is what the source's driver took; what it refused never left."""
-        amount: dict[str, Any] = {"count": count, "seconds": seconds, "rate_pps": rate_pps}
-        if self.interface(source).name != self.far_end.name:
-            with ExitStack() as stack:
-                self.far_interface.receive(stack)
-                return super().flood(source, frame, flows=flows, sink=sink, via=via, **amount)
         at_sink = self.interface(sink) if sink else None
+        flood = WireFlood(self, frame, flows=flows, via=via, from_here=self.interface(source).name == self.end.name)
         with recorder.paused():
-            delivery = FarFlood(self, frame, flows=flows, via=via).run(sink=at_sink, **amount)
+            delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps, sink=at_sink)
         journal.step("flood", source=source)
         journal.note("delivery", {"stream": f"flood from {source}, {flows:,} flows", **delivery.as_dict()})
         return delivery
 
-    def take_in(self, undo: ExitStack) -> None:
-        """Where a veth is in the cable's place, its end here takes what XDP sends until `undo`."""
-        if self.loan is not None and self.loan.nic.kind == "veth":
+    @property
+    def sources(self) -> Sources:
+        """The floods that start here."""
+        if self._sources is None:
+            self._sources = Sources(self)
+            self.on_close("close floods", self._close_sources)
+        return self._sources
+
+    def take_in(self, undo: ExitStack, *, here: bool) -> None:
+        """Where a veth is in the cable's place, its end here or there takes what XDP sends until `undo`."""
+        if not here:
+            self.far_interface.receive(undo)
+        elif self.loan is not None and self.loan.nic.kind == "veth":
             receivers.make_poll(self.interface(self.end.name), undo)
 
     @property
-    def still_s(self) -> float:  # type: ignore[override]
+    def still_s(self) -> float:
         """So long the counter of either interface must stand still until it is final: some drivers read it seldom."""
         return _still_s[self.cable]
 
@@ -251,6 +259,11 @@ class PhysicalNetwork(Half):
     def _greeting(self) -> bytes:
         to, sender = mac_bytes(self.end.mac), mac_bytes(self.far_end.mac)
         return to + sender + ETH_P_EXPERIMENTAL + secrets.token_bytes(46)
+
+    def _close_sources(self) -> None:
+        if self._sources is not None:
+            self._sources.close()
+            self._sources = None
 
     def _take_down(self) -> None:
         if self.host is not None and self.host.alive:

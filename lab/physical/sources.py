@@ -5,14 +5,19 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from itertools import count
 
 from lab import bpf, instruments
 from lab.bench.isolation import isolated
+from lab.model.journal import journal
 from lab.physical.half import Half
 from lab.traffic.flood import Amount, AnyFlood, Floods
 from lab.traffic.mixed_flood import FrameMix, MixedFlood
+
+SHORT_S = 0.5
+"""Of a flood in real time: a longer one would be throttled by the kernel, once a second."""
+LEAST_PPS = 1e6
 
 
 class Sources:
@@ -24,9 +29,10 @@ class Sources:
         self._floods: dict[int, AnyFlood] = {}
         self._numbers = count()
         namespace = os.fstat(half[half.node].netns_fd).st_ino
-        leaving = bpf.load(instruments.path("leave"), interface=self._source.ifindex, namespace=namespace)
-        self._stack.callback(leaving.close)
-        self._stack.enter_context(leaving.attach())
+        with journal():  # the lab's own program is no news
+            leaving = bpf.load(instruments.path("leave"), interface=self._source.ifindex, namespace=namespace)
+            self._stack.callback(leaving.close)
+            self._stack.enter_context(leaving.attach())
         self._leaving = leaving.globals
 
     def ready(self, parts: Sequence[tuple[bytes, int]], flows: int, via: str) -> int:
@@ -44,7 +50,7 @@ class Sources:
         """
         flood = self._floods[number]
         before = self._counted()
-        with isolated() as core, core.burst():
+        with isolated() as core, core.burst() if _is_short(amount) else nullcontext():
             start = time.monotonic()
             made, cpu_s = flood.offer(amount)
             duration_s = time.monotonic() - start
@@ -68,3 +74,7 @@ class Sources:
         if len(parts) > 1:
             return MixedFlood(self._source, FrameMix(tuple(parts)), flows=flows)
         return FLOODS[via](self._source, parts[0][0], flows=flows)
+
+
+def _is_short(amount: Amount) -> bool:
+    return (amount.seconds or (amount.count or 0) / (amount.rate_pps or LEAST_PPS)) <= SHORT_S

@@ -110,8 +110,6 @@ class AnyFlood(ABC):
     via = ""
     frame_bytes = 0.0
     """Of a frame; the mean where they differ."""
-    still_s = 0.0
-    """So long the counter at the other end must stand still until its count is final."""
 
     def __init__(self, source: Interface, frame: Any, *, flows: int = 1) -> None:
         if not 1 <= flows <= MOST_FLOWS[self.via]:
@@ -156,7 +154,7 @@ class AnyFlood(ABC):
                 start = time.monotonic()
                 offered, cpu_s = self.offer(amount)
                 duration_s = time.monotonic() - start
-            received = settled(counted, before, offered, self.still_s)
+            received = settled(counted, before, offered)
             if at_peer() == entered:
                 raise TrafficError(
                     f"flood {self.source.name}: none of {offered:,} frames came to {peer.name}",

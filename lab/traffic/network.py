@@ -43,9 +43,6 @@ class Network(networks.Network):
             from lab.physical.network import PhysicalNetwork as cls
         return super().__new__(cls)
 
-    still_s = 0.0
-    """So long a counter at a flood's end must stand still until it is final; a veth's is."""
-
     def __init__(self, topology: Topology) -> None:
         super().__init__(laid(topology))
         self._exchanger: Exchanger | None = None
@@ -175,7 +172,6 @@ class Network(networks.Network):
             self._floods = Floods()
             self.on_close("close floods", self._close_floods)
         flood = self._floods.of(self.interface(source), frame, flows, via)
-        flood.still_s = self.still_s
         at_sink = self.interface(sink) if sink else None
         with recorder.paused():
             delivery = flood.run(count=count, seconds=seconds, rate_pps=rate_pps, sink=at_sink)

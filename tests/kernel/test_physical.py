@@ -122,7 +122,7 @@ class Two:
 @pytest.fixture
 def two(net: Any, tmp_path: Path) -> Two:
     """Nothing runs yet."""
-    ssh = start_sshd(net, ["alpha"], tmp_path, asking="desk")
+    ssh = start_sshd(net, ["alpha", "desk"], tmp_path, asking="desk")
     folder = tmp_path / "project"
     folder.mkdir()
     return Two(net, ssh, folder, (look(net["desk"], "eth1"), look(net["alpha"], "eth2")))
@@ -209,10 +209,24 @@ def test_floods_are_counted_at_the_other_end(desk: Two) -> None:
 def test_what_the_driver_refuses_was_not_offered(desk: Two) -> None:
     """Nothing takes XDP's frames off the veth that is the cable: its driver refuses them, and none is a loss here."""
     with Network(desk.pair(ipv6=None)) as net:
-        net.take_in = lambda undo: None  # type: ignore[attr-defined]
-        frame = frames.udp(net.topology, "client", "server", dst_port=9, payload=bytes(22))
+        net.take_in = lambda undo, here: None  # type: ignore[attr-defined]
+        there = frames.udp(net.topology, "client", "server", dst_port=9, payload=bytes(22))
+        here = frames.udp(net.topology, "server", "client", dst_port=9, payload=bytes(22))
         with pytest.raises(LabError, match="eth2 took none of 100 live frames"):
-            net.flood("client/eth0", frame, count=100)
+            net.flood("client/eth0", there, count=100)
+        with pytest.raises(LabError, match="eth1 took none of 100 live frames"):
+            net.flood("server/eth0", here, count=100)
+
+
+def test_both_ends_may_be_on_one_host(desk: Two) -> None:
+    """A veth with both of its ends there, reached by ssh to itself: to try it out without a second machine."""
+    subprocess.run(["ip", "link", "add", "eth7", "type", "veth", "peer", "name", "eth8"], check=True)
+    own = f"root@{desk.net['desk'].interface('mgmt0').ipv4}"
+    try:
+        with Network(Topology.physical("eth7", peer=f"ssh:{own}/eth8")) as net:
+            assert net.send(Stream.udp("client", "server", dst_port=9000, count=50)).received == 50
+    finally:
+        hosts.leave(own)
 
 
 def test_iperf3_runs_between_the_hosts(desk: Two) -> None:
