@@ -41,7 +41,8 @@
  * SEVERAL CPUs: all hooks of one socket run under its lock, so an entry of `redirects` has one writer. (getpeername()
  * reads it, and may do so while a second thread connects anew.)
  *
- * KERNEL 5.15 or later by the helpers it calls (the network namespace's cookie in getsockopt); tried on 6.18.
+ * KERNEL 5.15 or later by the helpers it calls (the network namespace's cookie in getsockopt). Tried on 6.1, 6.12 and
+ * 6.18.
  *
  * NOT HANDLED
  *   A UDP socket that was redirected to loopback by connect(), and connects elsewhere without AF_UNSPEC in between:

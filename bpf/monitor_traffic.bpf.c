@@ -48,14 +48,16 @@
  *
  * SEVERAL CPUs: a side's counters are added to atomically. A side's socket part is written under the socket's lock.
  *
- * KERNEL 5.19 or later by the helpers it calls; sockets that were there before are taken from 6.12 on. Tried on 6.18.
+ * KERNEL 5.19 or later by the helpers it calls; sockets that were there before are taken from 6.12 on. Tried on 6.1,
+ * 6.12 and 6.18.
  *
  * NOT HANDLED
  *   Network namespaces apart: the same addresses in two of them are one flow. A bridge and its ports, or an interface
  *   and its VLANs, watched together: each sees the packet come in, watch one of them. Tunnels (the outer flow is seen).
  *   Sockets that were there before it have no process, nor has what their listeners accept; who opened such a
  *   connection is guessed by its ports. Who is accepted from a listener has the process that called listen(), whichever
- *   forked one serves it. UDP has no sockets here. BIG TCP (IP packets over 64 KB) is MALFORMED.
+ *   forked one serves it. UDP has no sockets here. BIG TCP (IP packets over 64 KB) is MALFORMED, and so are at tc over
+ *   50 bytes of IPv6 extension headers in a frame whose data lies in pages.
  *   XDP taken off an interface on which tc stays: its ingress is then in `interfaces` alone.
  */
 #include <stdbool.h>

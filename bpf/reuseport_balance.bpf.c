@@ -29,7 +29,7 @@
  *   bpf/reuseport_balance.py writes the first two. It makes the wheel so that a server more or less moves no other
  *   flows than it must (by_hash), and that turns are even within a round too (in_turn).
  *
- * KERNEL 5.14 or later (migration). Tried on 6.18.
+ * KERNEL 5.14 or later (migration). Tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   Connections that were accepted: they stay where they are, and a server that is to end may serve them to the end.

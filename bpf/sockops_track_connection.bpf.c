@@ -48,7 +48,7 @@
  * SEVERAL CPUs: callbacks of one socket come under its lock, so an entry has one writer. Sums are atomic.
  *
  * KERNEL 5.15 or later by what it reads (the cgroup of a socket); `look` adopts from 6.12 on (setsockopt of the
- * callbacks), and else counts NOT_TRACKED. Tried on 6.18.
+ * callbacks), and else counts NOT_TRACKED. Tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   The SYN queue: a handshake that never ends has no socket yet. TIME_WAIT: the kernel's TIME_WAIT entry is no socket,

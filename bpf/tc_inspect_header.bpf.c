@@ -29,7 +29,7 @@
  *   counts   frames by enum outcome; per CPU. SEEN = SENT + LOST + NOT_SAMPLED + NOT_WANTED
  *   works    memory to work in; per CPU
  *
- * KERNEL 5.10 or later by the helpers it calls (ring buffer 5.8); tried on 6.18.
+ * KERNEL 5.10 or later by the helpers it calls (ring buffer 5.8); tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   What is inside a tunnel, or quoted in an ICMP error; MPLS, PPPoE, LLC, AH over IPv4: payload. Options of

@@ -41,12 +41,13 @@
  * CHECKSUMS are updated incrementally (RFC 1624), never verified: a wrong one stays wrong. A UDP checksum of 0 stays 0,
  * and one that comes out as 0 is sent as 0xffff (RFC 768).
  *
- * KERNEL 5.10 or later by the helpers it calls; tried on 6.18.
+ * KERNEL 5.10 or later by the helpers it calls; tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   ICMP errors about a redirected packet reach the client with the target's address inside: give both sides one MTU.
  *   Protocols that carry addresses in their payload (FTP). From 4.19 to 6.15, hardware that gives IPv6 frames a
- *   CHECKSUM_COMPLETE: the helper had no way to be told (BPF_F_IPV6 came with 6.16).
+ *   CHECKSUM_COMPLETE: the helper had no way to be told (BPF_F_IPV6 came with 6.16). More than 100 bytes of IPv6
+ *   extension headers in a frame whose data lies in pages: dropped as MALFORMED.
  */
 #define LAB_HOOK_TC
 #include <stdbool.h>

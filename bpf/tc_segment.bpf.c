@@ -65,7 +65,7 @@
  *   rule_stats           sessions, packets and bytes by rule; 1 and 2 are the defaults; per CPU
  *   events               ring buffer of struct event: what rules with `log` decided
  *
- * KERNEL 5.13 or later by what it uses (structs handed to global functions); tried on 6.1 and 6.18.
+ * KERNEL 5.13 or later by what it uses (structs handed to global functions); tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   TCP windows: of an allowed session any sequence number passes (resets must be near). Network address translation

@@ -45,13 +45,14 @@
  *
  * SEVERAL CPUs share a bucket by compare-and-swap: no lock, and no token is spent twice.
  *
- * KERNEL 5.12 or later (compare-and-swap). Tried on 6.18.
+ * KERNEL 5.12 or later (compare-and-swap). Tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   Without fq and pace: TCP of other machines, or of another cgroup, stays far below its rate where that is a small
  *   part of what the path could do. Rules that name a prefix and a port at once. What is inside a tunnel: classified
  *   by its outer header. A rate that an application set itself (SO_MAX_PACING_RATE): pace overwrites it. Several
- *   sockets of a class: each is paced at the class's rate, and drops divide it among them.
+ *   sockets of a class: each is paced at the class's rate, and drops divide it among them. More than 100 bytes of IPv6
+ *   extension headers in a frame whose data lies in pages: class 0.
  */
 #include <stdbool.h>
 #include <linux/bpf.h>

@@ -35,7 +35,7 @@
  *   BY_TRACEPOINT, BY_KPROBE   the other hooks. Without the first, REGISTER_0 to REGISTER_5 are needed: where struct
  *                   pt_regs has the arguments; and with the second REGISTER_NUMBER and REGISTER_RESULT
  *
- * KERNEL 5.8 or later (ring buffer); tried on 6.18.
+ * KERNEL 5.8 or later (ring buffer); tried on 6.18, and by kprobes on 6.1 and 6.12.
  *
  * NOT HANDLED
  *   Calls that never return (exit, exit_group) or began before it was attached. read() and write() on sockets have no

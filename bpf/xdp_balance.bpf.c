@@ -44,7 +44,8 @@
  *   verdicts         packets and bytes by XDP verdict; per CPU
  *   bpf/xdp_balance.py writes the first three: services, weights, health, draining.
  *
- * KERNEL 5.12 or later (an atomic add that fetches); tried on 6.18. IP forwarding must be on, for bpf_fib_lookup.
+ * KERNEL 5.12 or later (an atomic add that fetches); tried on 6.1, 6.12, 6.18. IP forwarding must be on, for
+ * bpf_fib_lookup.
  *
  * NOT HANDLED
  *   ICMP errors about a balanced flow (XDP_PASS): give both sides one MTU. Reassembly of fragments. IPsec AH over NAT.

@@ -24,7 +24,7 @@
  *   outcomes      by enum outcome; a slot a CPU
  *   A source takes 16 bytes a CPU and about 70 more. User space empties a full map: bpf/xdp_count_packet.py, clear().
  *
- * KERNEL 5.6 or later (tables read by batch); tried on 6.18.
+ * KERNEL 5.6 or later (tables read by batch); tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   Transport headers (a TCP header cut short counts as TCP). What is inside a tunnel: its outer source counts. VLAN

@@ -43,7 +43,8 @@
  *   rule, for each class of (protocol, source port, destination port); rules with both prefixes have rows by pairs.
  *   Rules are numbered by strength, so the strongest of the four candidates is the greatest number; 0 is the default.
  *
- * KERNEL 5.10 or later (a grace period after a map-in-map update 5.0; bounded loops 5.3; array maps by batch 5.6)
+ * KERNEL 5.10 or later (a grace period after a map-in-map update 5.0; bounded loops 5.3; array maps by batch 5.6).
+ * Tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   State: replies need rules of their own. What is inside a tunnel, or behind a tag that is not 802.1Q or 802.1ad

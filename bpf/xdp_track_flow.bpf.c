@@ -58,7 +58,7 @@
  * own packets alone. Chains are read without a lock and changed under one; who finds a chain changed looks again. A
  * packet that another CPU counts in the very instant in which its flow ends is lost with it.
  *
- * KERNEL 5.8 or later by the helpers it calls (ring buffer); tried on 6.18.
+ * KERNEL 5.8 or later by the helpers it calls (ring buffer); tried on 6.1, 6.12, 6.18.
  *
  * NOT HANDLED
  *   Reassembly; TCP sequence windows (a forged segment in a connection is believed, a far reset is not); TCP Fast
