@@ -75,7 +75,7 @@ chaos: need-root $(READY) ## the lab killed, starved and interrupted 500 times (
 soak: need-root $(READY) ## 10,000 networks up and down (COUNT=), in 10 minutes at most: nothing may grow
 	@$(BIN)/python -m tests.soak $(COUNT)
 
-compare: need-root $(READY) ## programs that differ from BASE=HEAD^ against it: none may be slower by SLOWER=5%; ALL=1
+compare: need-root $(READY) ## programs that differ from BASE=HEAD^ against it: none may be slower by SLOWER=5%; ALL=1: every one
 	@$(BIN)/lab compare '@$(BASE)' --fail-if-slower '$(SLOWER)' $(if $(ALL),--all) $(COMPARE_ARGS)
 
 blind: need-root $(READY) ## scenarios that would not notice if their program did nothing

@@ -24,11 +24,6 @@ class Tree:
     root: Path
     commit: str = ""
 
-    @property
-    def text(self) -> str:
-        """ "@main", or "@" for the working tree."""
-        return f"@{self.commit}"
-
     def sources(self) -> dict[str, Path]:
         """The source of each program by its stem; of one that is written both ways, the one for libbpf."""
         found: dict[str, Path] = {}

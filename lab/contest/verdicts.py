@@ -31,13 +31,13 @@ def change(comparison: Comparison) -> str:
 
 
 def sentence(outcomes: Sequence[Outcome], words: tuple[str, str], threshold: float | None) -> str:
-    """ "3 programs differ between @main and @: 1 is slower by more than 5 % for certain, 1 could not be compared"."""
+    """ "3 programs differ between @main and @; 1 is slower by more than 5 % for certain; 1 could not be compared"."""
     a, b = words
     if not outcomes:
         return f"no program differs between {a} and {b}"
     same = sum(each.change.kind == "same" for each in outcomes)
     differ = f"{_counted(len(outcomes) - same, 'program differs', 'programs differ')} between {a} and {b}"
-    found = [f"{differ}{f', {same} more were compared' if same else ''}"]
+    found = [f"{differ}, {_counted(same, 'more was', 'more were')} compared" if same else differ]
     if threshold is not None:
         slower = sum(bool(each.slower_by(threshold)) for each in outcomes)
         found.append(
