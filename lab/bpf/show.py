@@ -26,6 +26,11 @@ def show_entries(entries: Iterable[tuple[Any, Any]]) -> list[str]:
     return [f"{show(key)}: {show(value)}" for key, value in entries] or ["no entries"]
 
 
+def show_whole(entry: tuple[Any, Any]) -> str:
+    """A line that is not cut."""
+    return f"{_text(entry[0])}: {_text(entry[1])}"
+
+
 def shorten(lines: list[str], most: int) -> list[str]:
     """The first `most` lines, and how many there were more."""
     return lines if len(lines) <= most else [*lines[:most], f"... {len(lines) - most:,} more"]

@@ -79,6 +79,8 @@ class MapContent:
     """The first of them, zeros of an array left out; per-CPU values as their total."""
     lines: tuple[str, ...] = ()
     """The same for a reader."""
+    whole: tuple[str, ...] = ()
+    """With nothing cut."""
     accused: bool = False
     number: int | None = None
     """Of its program among those that were loaded; None where BCC made it."""

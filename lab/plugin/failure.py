@@ -143,7 +143,7 @@ class Explainer:
         evidence = scene.evidence()
         found = findings(evidence)
         sentence = headline(evidence, found)
-        maps = {f"{each.number}/{each.name}": each.lines for each in evidence.maps if each.number is not None}
+        maps = {f"{each.number}/{each.name}": each.whole for each in evidence.maps if each.number is not None}
         kept = self._keep(item, journal, sentence, maps)
         rows = [each.as_dict() for each in found]
         again = {"replay": kept.command, "folder": kept.folder, "remarks": list(kept.remarks)}

@@ -252,7 +252,7 @@ def _content(stem: str, table: Table) -> MapContent:
     from lab.bpf.content import content_of
 
     found = content_of(table)
-    return MapContent(table.name, stem, table.facts.type, found.entries, found.lines)
+    return MapContent(table.name, stem, table.facts.type, found.entries, found.lines, found.whole)
 
 
 def _verdict(result: Any) -> str:

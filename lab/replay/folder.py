@@ -17,7 +17,7 @@ from lab.replay.script import Script
 
 NAME, FRAMES = "failure.json", "frames.pcapng"
 KEPT = 40
-SCHEMA = 1
+SCHEMA = 2
 ID = re.compile(r"[0-9]{8}T[0-9]{6}-[0-9a-f]{6}")
 OBJECT = re.compile(r"[0-9]+/[^/]+")
 """Relative to the folder."""

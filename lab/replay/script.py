@@ -75,7 +75,7 @@ class Script:
         number = len(self.objects)
         self.objects.append(Path(program.path))
         self.names.append(f"{number}/{program.stem}.bpf.o")
-        self.sources.append(str(about["source"]))
+        self.sources.append(str(Path(about["source"]).resolve()))
         self._programs[id(program.maps)] = number
         self._globals[id(program.globals)] = number
         for name, each in program.maps.items():
