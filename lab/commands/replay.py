@@ -14,7 +14,7 @@ from lab.kernel import capabilities
 from lab.project import find_project
 
 if TYPE_CHECKING:
-    from lab.replay.again import Outcome
+    from lab.replay.outcome import Outcome
 
 MOST_SHOWN = 40
 MAP = "map "

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
+import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from lab.errors import LabError, RunError, StoreError
 from lab.failure.frame import read_frame, without_id
 from lab.model.action import Direction, Mode
 from lab.replay.folder import Failure
+from lab.replay.outcome import Outcome, compared, steady
 from lab.replay.script import topology_from_dict, unplain
 
 if TYPE_CHECKING:
@@ -23,22 +24,7 @@ if TYPE_CHECKING:
     from lab.traffic.recorder import Recorder
 
 INGRESS = ("xdp", "ingress")
-NUMBER = re.compile(r"(\d+)")
 ENUMS: dict[str, Any] = {"mode": Mode, "direction": Direction}
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One thing that the scenario did, what came of it then, and what comes of it now."""
-
-    what: str
-    then: str
-    now: str
-
-    @property
-    def is_same(self) -> bool:
-        """As at the failure."""
-        return self.then == self.now
 
 
 @dataclass
@@ -71,7 +57,7 @@ def replay(failure: Failure, *, now: bool = False) -> Replayed:
         stack.callback(first.close)
         for number, step in enumerate(failure.script["steps"]):
             first.do(number, step)
-        _compare_maps(failure, now, first, done)
+        _judge(failure, now, first, done)
         if recorder is not None and net is not None:
             from lab.traffic.recording import recording
 
@@ -245,7 +231,8 @@ class _Stage(_Actor):
     def _do_run(self, _: int, step: Mapping[str, Any]) -> None:
         program, frame = self.program(step["program"]), bytes.fromhex(step["frame"])
         context, ingress = bytes.fromhex(step["context"]) or None, self._ingress(step["ingress"])
-        result = program.run(frame or None, repeat=step.get("repeat", 1), context=context, ingress=ingress)
+        with _one_cpu():
+            result = program.run(frame or None, repeat=step.get("repeat", 1), context=context, ingress=ingress)
         self._ran(program, frame, step["result"], result)
 
     def _ingress(self, name: str | None) -> Any:
@@ -253,7 +240,9 @@ class _Stage(_Actor):
 
     def _do_run_many(self, _: int, step: Mapping[str, Any]) -> None:
         program, frames = self.program(step["program"]), [bytes.fromhex(each) for each in step["frames"]]
-        for frame, then, result in zip(frames, step["results"], program.run_many(frames), strict=True):
+        with _one_cpu():
+            results = program.run_many(frames)
+        for frame, then, result in zip(frames, step["results"], results, strict=True):
             self._ran(program, frame, then, result)
 
     def _ran(self, program: Program, frame: bytes, then: Sequence[Any], result: Any) -> None:
@@ -311,6 +300,17 @@ class _Runs(_Actor):
             return program.run(frame, ingress=self.net[name.partition("/")[0]])
 
 
+@contextmanager
+def _one_cpu() -> Iterator[None]:
+    """The same for all runs of a replay: what a program keeps a CPU comes out alike each time."""
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
+
+
 def _option(name: str, value: Any) -> Any:
     """What was an enum is one again."""
     return ENUMS[name][value] if name in ENUMS else unplain(value)
@@ -341,33 +341,33 @@ def _mark(frames: Sequence[str]) -> str:
     return f"{zlib.crc32(b''.join(without_id(bytes.fromhex(each)) for each in frames)):08x}"
 
 
-def _compare_maps(failure: Failure, now: bool, stage: _Stage, done: Replayed) -> None:
-    """Numbers that are others at each replay (times, random ones) say nothing: where one differs it is done twice."""
-    found = {name: each for name, each in _contents(stage).items() if name in failure.maps}
-    differs = any(failure.maps[name] != each for name, each in found.items())
-    twice = _once_more(failure, now) if differs else found
-    for name, each in found.items():
+def _judge(failure: Failure, now: bool, stage: _Stage, done: Replayed) -> None:
+    """Compares the maps too. What is other at each replay says nothing: where anything differs, all is done twice."""
+    held = {name: lines for name, lines in _contents(stage).items() if name in failure.maps}
+    twice = held
+    if not done.again or any(failure.maps[name] != lines for name, lines in held.items()):
+        second, twice = _once_more(failure, now)
+        done.outcomes, remarks = steady(done.outcomes, second.outcomes)
+        done.remarks += remarks
+    for name, lines in held.items():
         what = f"map {name.partition('/')[2]}"
-        then, here, other = (NUMBER.split("; ".join(lines)) for lines in (failure.maps[name], each, twice[name]))
-        if len(here) != len(other):
-            done.remarks.append(f"{what} holds something else at each replay, and is not compared")
-            continue
-        changing = [place for place, pair in enumerate(zip(here, other, strict=True)) if pair[0] != pair[1]]
-        for tokens in (then, here) if len(then) == len(here) else ():
-            for place in changing:
-                tokens[place] = "*"
-        done.outcomes.append(Outcome(what, "".join(then), "".join(here)))
+        found = compared(what, *map("; ".join, (failure.maps[name], lines, twice[name])))
+        if found is None:
+            done.remarks.append(f"{what}: it holds something else at each replay, and is not compared")
+        else:
+            done.outcomes.append(found)
 
 
-def _once_more(failure: Failure, now: bool) -> dict[str, list[str]]:
-    """What the maps hold after another replay."""
+def _once_more(failure: Failure, now: bool) -> tuple[Replayed, dict[str, list[str]]]:
+    """What comes of another replay, and what the maps hold then."""
+    done = Replayed()
     with ExitStack() as stack:
         net = stack.enter_context(_brought_up(failure)) if failure.script["topology"] is not None else None
-        stage = _Stage(failure, now, net, None, Replayed())
+        stage = _Stage(failure, now, net, None, done)
         stack.callback(stage.close)
         for number, step in enumerate(failure.script["steps"]):
             stage.do(number, step)
-        return _contents(stage)
+        return done, _contents(stage)
 
 
 def _contents(stage: _Stage) -> dict[str, list[str]]:

@@ -138,6 +138,19 @@ def test_times_and_the_order_of_a_hash_do_not_count(tmp_path: Path, capsys: pyte
     assert "step: 5" in capsys.readouterr().out
 
 
+def test_what_comes_by_chance_is_no_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A verdict that is another one at each replay says neither that it is mended nor that it is not."""
+    text = """
+def test_it(bpf):
+    assert bpf.load("marked.bpf.c").run(bytes(64)).number + 99 == 99
+"""
+    program = MARKED.replace("skb->mark == 7 ? 2 : 0", "bpf_get_prandom_u32() >> 2 | 1")
+    assert lab(failed(tmp_path, "", text, program)) == 1
+    said = capsys.readouterr().out
+    assert "it is other at each replay, and not compared" in said
+    assert "It happens again: 1 of 1" in said, "the map"
+
+
 def test_a_flood_is_a_remark_and_no_proof(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """That a count differs because no flood came again does not say that the program was mended."""
     flood = 'with program.attach(net.interface("b")): net.flood("a", udp(net, "a", "b", dst_port=9), count=100)'

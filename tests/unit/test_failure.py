@@ -22,6 +22,7 @@ from lab.model.journal import journal, now, step
 from lab.net.spec import NamespaceSpec, Route, Veth
 from lab.replay import script
 from lab.replay.folder import KEPT, keep, read_failure
+from lab.replay.outcome import compared
 from lab.replay.script import Script, script_of, topology_as_dict, topology_from_dict
 from lab.report.failure import explained
 from lab.traffic.pcapng import Packet, pcapng_of
@@ -298,3 +299,26 @@ def test_the_headline_is_the_difference_that_failed() -> None:
     lost = Sending("udp a to b:1", 5, 0, "a", "b", losses=(Loss("dropped", "b/eth0", "XDP", "f", 5),), accused=True)
     by_loss = Evidence("E", sendings=(arrived, lost))
     assert headline(by_loss, findings(by_loss)) == "udp a to b:1: 0 of 5 arrived: 5 dropped at b/eth0: XDP (in f)"
+
+
+# ---- What differs from replay to replay ----
+
+
+@pytest.mark.parametrize(
+    ("then", "now", "second", "is_same"),
+    [
+        ("0: 7", "0: 7", "0: 7", True),
+        ("0: 7", "0: 8", "0: 8", False),
+        ("0: 7", "0: 8", "0: 9", None),  # a counter that comes out otherwise each time proves nothing
+        ("ns: 1000001, n: 7", "ns: 1000002, n: 7", "ns: 1000003, n: 7", True),
+        ("ns: 1000001, n: 7", "ns: 1000002, n: 8", "ns: 1000003, n: 8", False),
+        ("ns: 0, n: 7", "ns: 1000002, n: 7", "ns: 1000003, n: 7", True),
+        ("", "ns: 1000002", "ns: 1000003", False),
+        ("a: 1", "a: 1; b: 2", "a: 1", None),
+        ("kind: ONE", "kind: TWO", "kind: ONE", None),
+    ],
+)
+def test_only_what_two_replays_agree_on_counts(then: str, now: str, second: str, is_same: bool | None) -> None:
+    """Times and random numbers are left out; where a map comes out otherwise in more than these, it is not compared."""
+    found = compared("map x", then, now, second)
+    assert (found.is_same if found else None) == is_same
