@@ -50,8 +50,11 @@ class WireFlood:
         """Sends so much, and waits until the last frame is counted. TrafficError when none left."""
         amount = Amount(count, seconds, rate_pps)
         with ExitStack() as stack:
-            self._net.take_in(stack, here=not self._from_here)
             counted = self._counter(sink, stack)
+            self._net.await_carriers()
+            self._net.take_in(
+                stack, here=not self._from_here
+            )  # a veth does not poll for GRO that came while it was down
             before = counted()
             said = self._sent(amount)
             self.refused = int(said["refused"])

@@ -56,8 +56,12 @@ class Host:
     def ask(self, what: str, answer_within_s: float = 30.0, **words: Any) -> Any:
         """What the agent's method `what` gives; its errors are raised here, with the host's name before them."""
         with self._lock:
-            self._write(line(do=what, words=words))
-            answer = self._answer(answer_within_s)
+            try:
+                self._write(line(do=what, words=words))
+                answer = self._answer(answer_within_s)
+            except BaseException:  # Ctrl-C too: a later answer would be taken for that of another question
+                self.close()
+                raise
         if "error" in answer:
             raise error_of(answer["error"], f"host {self.name}: ")
         return answer["gives"]
@@ -88,7 +92,9 @@ class Host:
         assert self._process.stdin is not None
         try:
             with self._writing:
-                self._process.stdin.write(message)
+                rest = memoryview(message)
+                while rest:
+                    rest = rest[self._process.stdin.write(rest) :]
         except OSError as error:
             raise self._lost() from error
 
@@ -107,7 +113,6 @@ class Host:
         while b"\n" not in self._buffer:
             ready, _, _ = select.select([source], [], [], max(0.0, deadline - time.monotonic()))
             if not ready:
-                self.close()
                 raise NetworkError(f"host {self.name}: no answer within {within_s:g} s")
             more = os.read(source, 1 << 16)
             if not more:

@@ -61,7 +61,7 @@ class Loan:
     def give_back(self) -> None:
         """As it was, with its name, MAC, MTU, flags and offloads; NetworkError for what of that failed."""
         try:
-            failures = self._ask(0.0, [], do="back")["failures"]
+            failures = self._ask(0.0, [], do="back").get("failures", [])
         finally:
             self._end()
         if failures:

@@ -7,14 +7,14 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
 from lab.bpf.attach import receivers
-from lab.errors import NetworkError
+from lab.errors import NetworkError, WaitTimeout
 from lab.kernel import packet
-from lab.kernel.nic import Nic
+from lab.kernel.nic import IFF_UP, Nic
 from lab.model import journal
 from lab.model.delivery import Delivery
 from lab.net.cable import Cable, laid
@@ -41,6 +41,7 @@ from lab.wait import wait_until
 ETH_P_EXPERIMENTAL = b"\x88\xb5"
 """IEEE 802a, for local experiments: what the other end is greeted with."""
 AGAIN_S = 0.1
+CARRIER_BACK_S = 10.0
 GREETINGS = 3
 SHORTEST_STILL_S, LONGEST_LAG_S = 0.02, 5.0
 TURN_S = 0.2
@@ -106,6 +107,7 @@ class PhysicalNetwork(Half):
 
     def flight(self, stream: Stream, index: int) -> Flight:
         """Each end of a stream is driven by its own host."""
+        self.await_carriers()
         ends = namespace_of(stream.src), namespace_of(stream.dst)
         if ends[0] == ends[1]:
             self[ends[0]].netns_fd  # noqa: B018 - OutOfReach where both are there
@@ -148,6 +150,18 @@ class PhysicalNetwork(Half):
         elif self.loan is not None and self.loan.nic.kind == "veth":
             receivers.make_poll(self.interface(self.end.name), undo)
 
+    def await_carriers(self) -> None:
+        """A driver may take its link down for a while when a program is attached; what is down on purpose stays so."""
+        ends: dict[str, Callable[[], Nic]] = {
+            self.end.name: self.look,
+            self.far_end.name: lambda: Nic.from_dict(self.ask("look")),
+        }
+        for name, look in ends.items():
+            interface = self.interface(name)
+            if not interface.is_up() and look().flags & IFF_UP:
+                with suppress(WaitTimeout):  # the traffic will tell
+                    wait_until(interface.is_up, within_s=CARRIER_BACK_S, what=f"{name} up")
+
     @property
     def still_s(self) -> float:
         """So long the counter of either interface must stand still until it is final: some drivers read it seldom."""
@@ -170,6 +184,7 @@ class PhysicalNetwork(Half):
 
     def _exchanged(self, frames: Sequence[bytes], at: str, within_s: float, count: int | None) -> Received:
         """Both hosts keep what comes in; first here, then there, is waited for its end."""
+        self.await_carriers()
         deadline = time.monotonic() + within_s
         with self.exchanger.listening() as harvest, self._asking("exchange_begin", "exchange_end") as ask:
             hexed = [each.hex() for each in frames]
@@ -185,6 +200,7 @@ class PhysicalNetwork(Half):
 
     def _run_iperf3(self, client: str, server: str, **options: Any) -> Iperf3Result:
         """Each end is a process of its own host."""
+        self.await_carriers()
         wanted = Iperf3Options(**options)
         target, ends = str(self.topology.address(server, wanted.ip)), [namespace_of(client), namespace_of(server)]
         if ends[0] == ends[1]:

@@ -10,6 +10,7 @@ from itertools import count
 
 from lab import bpf, instruments
 from lab.bench.isolation import isolated
+from lab.bpf.attach import receivers
 from lab.model.journal import journal
 from lab.physical.half import Half
 from lab.traffic.flood import Amount, AnyFlood, Floods
@@ -34,6 +35,8 @@ class Sources:
             self._stack.callback(leaving.close)
             self._stack.enter_context(leaving.attach())
         self._leaving = leaving.globals
+        # For as long as there are floods: a driver may take its link down for a second when a first program comes.
+        receivers.pass_at(self._source, self._stack)
 
     def ready(self, parts: Sequence[tuple[bytes, int]], flows: int, via: str) -> int:
         """The number of a flood that is loaded; the oldest goes when there are too many."""

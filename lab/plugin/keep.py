@@ -67,5 +67,5 @@ def _networks(item: pytest.Item, left: list[aftermath.Left]) -> Iterator[Network
     """The fixture's, and those that the test brought up itself; what is left of an expected failure is down already."""
     values = [*getattr(item, "funcargs", {}).values(), *(each.thing for each in left)]
     for each in values:
-        if isinstance(each, Network) and each.namespaces:
+        if isinstance(each, Network) and each.namespaces and each.here == each.namespaces:  # on a cable it cannot stay
             yield each

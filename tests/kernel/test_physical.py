@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 import pytest
@@ -206,16 +207,30 @@ def test_floods_are_counted_at_the_other_end(desk: Two) -> None:
     assert paced.duration_s > 0.19
 
 
-def test_what_the_driver_refuses_was_not_offered(desk: Two) -> None:
-    """Nothing takes XDP's frames off the veth that is the cable: its driver refuses them, and none is a loss here."""
+@pytest.mark.parametrize(("ends", "refusing"), ((("client", "server"), "eth2"), (("server", "client"), "eth1")))
+def test_what_the_driver_refuses_was_not_offered(desk: Two, ends: tuple[str, str], refusing: str) -> None:
+    """Nothing takes XDP's frames off the veth that is the cable: its driver refuses them, and none is a loss."""
     with Network(desk.pair(ipv6=None)) as net:
         net.take_in = lambda undo, here: None  # type: ignore[attr-defined]
-        there = frames.udp(net.topology, "client", "server", dst_port=9, payload=bytes(22))
-        here = frames.udp(net.topology, "server", "client", dst_port=9, payload=bytes(22))
-        with pytest.raises(LabError, match="eth2 took none of 100 live frames"):
-            net.flood("client/eth0", there, count=100)
-        with pytest.raises(LabError, match="eth1 took none of 100 live frames"):
-            net.flood("server/eth0", here, count=100)
+        frame = frames.udp(net.topology, *ends, dst_port=9, payload=bytes(22))
+        with pytest.raises(LabError, match=f"{refusing} took none of 100 live frames"):
+            net.flood(f"{ends[0]}/eth0", frame, count=100)
+
+
+def test_a_link_that_is_away_for_a_while_is_waited_for(desk: Two) -> None:
+    """As some drivers do when a program is attached: the stream goes when the carrier is back."""
+    with Network(desk.pair(ipv6=None)) as net:
+
+        def link(state: str) -> None:
+            with net["server"].popen(["ip", "link", "set", "eth0", state]) as done:
+                assert done.wait() == 0
+
+        link("down")
+        back = Timer(0.2, link, ["up"])
+        back.start()
+        flood = net.flood("client/eth0", frames.udp(net.topology, "client", "server", dst_port=9), count=100)
+        back.join()
+    assert (flood.offered, flood.received) == (100, 100)
 
 
 def test_both_ends_may_be_on_one_host(desk: Two) -> None:
