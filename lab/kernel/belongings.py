@@ -71,6 +71,11 @@ def for_life() -> Iterator[None]:
         _for_life.update(now() - before)
 
 
+def forget_ended() -> None:
+    """What was meant to last and is closed is forgotten: its number will be another's."""
+    _for_life.intersection_update(_everything())
+
+
 def lasting_descriptors() -> frozenset[int]:
     """Those that `for_life` made: the process's own instruments, no business of a scenario's."""
     return frozenset(each.number for each in _for_life if each.kind == "descriptor")
@@ -78,12 +83,16 @@ def lasting_descriptors() -> frozenset[int]:
 
 def now() -> frozenset[Thing]:
     """Everything that this process holds, about 0.1 ms; threads of libraries that Python does not know are left out."""
+    return _everything() - _for_life
+
+
+def _everything() -> frozenset[Thing]:
     found = [Thing("descriptor", number, name) for number, name in _descriptors()]
     found += [Thing("thread", each.native_id or 0, each.name) for each in threading.enumerate()]
     found += [Thing("process", pid, "") for pid in _children()]
     found.append(Thing("inside", 0, f"network namespace {_target('/proc/thread-self/ns/net')}"))
     found.append(Thing("inside", 0, f"cgroup {_cgroup()}"))
-    return frozenset(found) - _for_life
+    return frozenset(found)
 
 
 def memory_bytes() -> int:

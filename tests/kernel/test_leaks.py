@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from lab.kernel import belongings
+
 LEAKY = '''
 import os, socket, subprocess, threading
 import pytest
@@ -168,6 +170,17 @@ def test_who_opened_it_is_told(said: dict[str, str], kind: str) -> None:
 def test_nobody_else_is_blamed(said: dict[str, str], kind: str) -> None:
     """What is closed late, what a failure holds, garbage, what a longer-lived fixture has, and Python's own."""
     assert kind not in said
+
+
+def test_what_was_for_life_and_ended_hides_nothing() -> None:
+    """The number of a descriptor that was to last belongs to another one when that is closed."""
+    with belongings.for_life():
+        first = os.open("/dev/null", os.O_RDONLY)
+    os.close(first)
+    belongings.forget_ended()
+    with open("/dev/null") as later:  # noqa: PTH123 - the same number again
+        assert later.fileno() == first
+        assert first in {each.number for each in belongings.now() if each.kind == "descriptor"}
 
 
 def test_what_a_module_leaves_is_told_at_its_end(said: dict[str, str]) -> None:
