@@ -52,9 +52,8 @@ class WireFlood:
         with ExitStack() as stack:
             counted = self._counter(sink, stack)
             self._net.await_carriers()
-            self._net.take_in(
-                stack, here=not self._from_here
-            )  # a veth does not poll for GRO that came while it was down
+            # After the carrier: a veth does not poll for GRO that was turned on while it was down.
+            self._net.take_in(stack, here=not self._from_here)
             before = counted()
             said = self._sent(amount)
             self.refused = int(said["refused"])

@@ -394,7 +394,9 @@ def test_a_benchmark_runs_over_the_cable(two: Two) -> None:
     status, said = two.pytest("benchmarks/bench_xdp_filter.py", "-k", "test_rate")
     assert status in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED), said  # its limit is of a quiet machine
     run = two.stored()
-    (measured,) = [each for result in run.results for each in result.measurements]
+    measurements = [each for result in run.results for each in result.measurements]
+    assert len(measurements) == 1, said
+    (measured,) = measurements
     assert (measured.metric, measured.method) == ("rate", "live_frames, two hosts")
     assert 0 < measured.summary["ndr_pps"] <= measured.interval[1]
     assert run.environment.settings["cable.host"] == two.alpha
