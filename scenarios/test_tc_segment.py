@@ -425,11 +425,12 @@ def test_each_state_has_a_time_of_its_own(own_bed: Any) -> None:
 
 def test_what_still_comes_does_not_prolong_time_wait(own_bed: Any) -> None:
     """A closed connection ends in its time, however many late segments there are."""
-    made = own_bed(QUICK)
+    made = own_bed()
     call = Call(made)
     call.opens()
     for side, flags in (("c", "FA"), ("s", "FA"), ("c", "A")):
-        call.says(side, flags)
+        assert call.says(side, flags) == "IN_SESSION"
+    made.apply(QUICK)
     wait_until(lambda: call.says("c", "A") == "UNSOLICITED", within_s=2, what="TIME_WAIT over, under fire")
 
 
@@ -476,6 +477,19 @@ def test_who_was_answered_stays(own_bed: Any) -> None:
         assert made.run("ingress", udp(4)) == "OPENED"
     assert made.count("EVICTED") == 50
     assert made.run("ingress", udp(4, kept)) == "IN_SESSION"
+
+
+def test_who_was_heard_of_by_a_clock_ahead_stays(own_bed: Any) -> None:
+    """Another CPU's tick may be later than this one's: the session is the latest, not the oldest."""
+    made = own_bed(POLICY + "full: evict\n", sessions=1)
+    ports = fill(made)
+    with made.segment.memory(mmap.PROT_READ | mmap.PROT_WRITE) as memory:
+        sessions = segment.sessions_in(memory)
+        sessions["heard_ms"][sessions["lower_port"] == ports[3]] += numpy.uint32(1000)
+        del sessions
+    assert made.run("ingress", udp(4, next(sports))) == "OPENED"
+    assert made.count("EVICTED") == 1
+    assert made.run("egress", back_udp(4, ports[3])) == "IN_SESSION"
 
 
 def test_what_is_over_makes_room(own_bed: Any) -> None:
