@@ -1,7 +1,7 @@
 """The pytest plugin: fixtures `net`, `bpf` and `bench`, the journal of each test, and the stored run.
 
-Loaded by itself through the entry point pytest11. A session that uses none of it pays 30 ms for 300 tests: every room is
-imported by the fixture that needs it, and who looks on is registered when a collected test uses the lab.
+Loaded by itself through the entry point pytest11. A session that uses none of it pays 30 ms for 300 tests: every room
+is imported by the fixture that needs it, and who looks on is registered when a collected test uses the lab.
 """
 
 from __future__ import annotations
