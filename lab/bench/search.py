@@ -83,7 +83,7 @@ class Found:
     cut_short: bool = False
 
 
-def search(offer: Callable[[float, float], LoadTrial], highest_pps: float, *, longest_s: float = LONGEST_S) -> Found:
+def search(offer: Callable[[float, float], LoadTrial], highest_pps: float, *, longest_s: float | None = None) -> Found:
     """Searches the rates below `highest_pps`; `offer(load, seconds)` makes a trial.
 
     A trial may be at another rate than its load says, if all are so in the same sense: the bounds are loads.
@@ -110,7 +110,7 @@ def search(offer: Callable[[float, float], LoadTrial], highest_pps: float, *, lo
     goals = {name: _goal(SearchGoal, loss) for name, loss in GOALS.items()}
     config = Config()
     config.max_load, config.min_load = highest_pps, LOWEST * highest_pps
-    config.goals, config.search_duration_max, config.warmup_duration = goals.values(), longest_s, 0.0
+    config.goals, config.search_duration_max, config.warmup_duration = goals.values(), longest_s or LONGEST_S, 0.0
     start = time.monotonic()
     try:
         results = MultipleLossRatioSearch(config).search(Measurer(), debug=_log.debug)

@@ -95,7 +95,7 @@ class Wire:
             self.flood.run(count=count)
         sink = Passage(self.network.interface(self.path.sink))
         self.offer_most("mrr", sink)
-        highest_pps = ROOM * median(self.taken_pps)
+        highest_pps = ROOM * median(self.taken_pps[-ROUNDS:])
         found = search(lambda load, seconds: self.offer(load, seconds, sink), highest_pps, longest_s=LONGEST_S)
         self.offer_most("mrr", sink)
         return found
