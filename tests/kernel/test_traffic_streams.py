@@ -161,10 +161,11 @@ def test_a_canary_sings_before_and_after(net: Network, bpf: Loader) -> None:
 def test_rules_change_while_a_stream_runs(net: Network, bpf: Loader) -> None:
     """A program comes and goes in the middle of a stream: what it dropped is missing, and nothing else."""
     program = bpf.load(DROP, program="drop_xdp")
-    with net.sending(Stream.udp("client", "server", dst_port=9000, count=2000, rate_pps=20_000)) as sending:
+    with net.sending(Stream.udp("client", "server", dst_port=9000, count=10_000_000, rate_pps=20_000)) as sending:
         wait_until(lambda: sending.received > 100, what="traffic to flow")
         with program.attach(net.interface("server/eth0"), mode=Mode.GENERIC):
             wait_until(lambda: program.globals["dropped"] > 100, what="frames to be dropped")
+        sending.stop()
     assert sending.delivery.lost == program.globals["dropped"]
     assert not sending.under_way
 
