@@ -1017,5 +1017,5 @@ def test_rules_change_under_a_flood_and_no_packet_sees_half_of_them(net, bpf):
             changer.join()
     verdicts = program.maps["verdicts"]
     assert (verdicts.total("XDP_PASS").packets, verdicts.total("XDP_ABORTED").packets) == (0, 0)
-    assert verdicts.total("XDP_DROP").packets == delivery.offered > 1000
+    assert verdicts.total("XDP_DROP").packets == delivery.received > 1000
     assert changes > 0
