@@ -19,7 +19,7 @@ def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) 
 
     The condition is looked at once more at the deadline, so a slow machine cannot miss it.
     """
-    within_s *= _patience()
+    within_s *= patience()
     deadline = time.monotonic() + within_s
     pause_s = 0.0002
     while True:
@@ -33,7 +33,8 @@ def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) 
         pause_s = min(pause_s * 2, 0.02)
 
 
-def _patience() -> float:
+def patience() -> float:
+    """How many times longer is waited: $LAB_PATIENCE, or 1."""
     told = os.environ.get(PATIENCE) or "1"
     try:
         return float(told)

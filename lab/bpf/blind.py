@@ -16,6 +16,7 @@ from lab.bpf.names import PROGRAM_TYPES
 from lab.errors import LoadError
 from lab.kernel import bpf, libbpf
 from lab.kernel.tiny_program import TinyProgram, instruction, returning
+from lab.wait import patience
 
 if TYPE_CHECKING:
     from lab.bpf.program import Program
@@ -55,8 +56,8 @@ def is_on() -> bool:
 
 
 def patience_s(within_s: float) -> float:
-    """How long to wait for what a program writes: a blind one writes nothing."""
-    return min(within_s, 0.1) if is_on() else within_s
+    """How long to wait for what a program writes; a blind one writes nothing."""
+    return min(within_s, 0.1) if is_on() else within_s * patience()
 
 
 def replace(program: Program) -> None:
