@@ -67,6 +67,7 @@
 
 #include <lab/address.h>
 #include <lab/clock.h>
+#include <lab/ends.h>
 #include <lab/parse.h>
 #include <lab/tcp_sock.h>
 #include <lab/tcp_state.h>
@@ -386,21 +387,11 @@ static __always_inline void count_port(const struct news *news, const struct flo
 
 /* ---- Which flow ---- */
 
-/* As numbers; wire order makes the first word the most significant. */
-static __always_inline bool is_lower(const struct in6_addr *a, const struct in6_addr *b)
-{
-#pragma unroll
-	for (int word = 0; word < 4; word++)
-		if (a->s6_addr32[word] != b->s6_addr32[word])
-			return bpf_ntohl(a->s6_addr32[word]) < bpf_ntohl(b->s6_addr32[word]);
-	return false;
-}
-
 /* The key of both directions; the side that `source` is. An address that talks to itself has its ports. */
 static __always_inline __u32 make_key(struct flow_key *key, const struct in6_addr *source, const struct in6_addr *dest,
 				      __be16 sport, __be16 dport)
 {
-	bool upper = is_lower(dest, source) || (!is_lower(source, dest) && bpf_ntohs(dport) < bpf_ntohs(sport));
+	bool upper = lab_is_upper(source, dest, sport, dport);
 
 	key->lower = upper ? *dest : *source;
 	key->upper = upper ? *source : *dest;
@@ -430,16 +421,8 @@ static __always_inline enum outcome read_packet(void *data, void *end, __u32 fra
 		return FRAGMENT;
 	if (lab_parse_ports(&pkt) != LAB_OK)
 		return MALFORMED;
-	if (pkt.family == ETH_P_IP) {
-		source = lab_mapped(pkt.ip4->saddr);
-		dest = lab_mapped(pkt.ip4->daddr);
-	} else {
-		/* Behind a merge the verifier has forgotten that `family` went with 40 bytes of header. */
-		if ((void *)(pkt.ip6 + 1) > pkt.end)
-			return MALFORMED;
-		source = pkt.ip6->saddr;
-		dest = pkt.ip6->daddr;
-	}
+	if (!lab_read_ends(&pkt, &source, &dest))
+		return MALFORMED;
 	news->key.protocol = pkt.protocol;
 	news->side = make_key(&news->key, &source, &dest, pkt.sport, pkt.dport);
 	if (pkt.protocol == IPPROTO_UDP)

@@ -79,6 +79,7 @@
 
 #include <lab/address.h>
 #include <lab/clock.h>
+#include <lab/ends.h>
 #include <lab/flow_state.h>
 #include <lab/jhash.h>
 #include <lab/parse.h>
@@ -471,16 +472,6 @@ __noinline int tell(const struct packet *packet, __u32 slot, enum outcome outcom
 
 /* ---- What a packet says ---- */
 
-/* As numbers; wire order makes the first word the most significant. */
-static __always_inline bool is_lower(const struct in6_addr *a, const struct in6_addr *b)
-{
-#pragma unroll
-	for (int word = 0; word < 4; word++)
-		if (a->s6_addr32[word] != b->s6_addr32[word])
-			return bpf_ntohl(a->s6_addr32[word]) < bpf_ntohl(b->s6_addr32[word]);
-	return false;
-}
-
 static __always_inline bool is_equal(const struct in6_addr *a, const struct in6_addr *b)
 {
 	const __u32 *x = a->s6_addr32, *y = b->s6_addr32;
@@ -488,26 +479,11 @@ static __always_inline bool is_equal(const struct in6_addr *a, const struct in6_
 	return !((x[0] ^ y[0]) | (x[1] ^ y[1]) | (x[2] ^ y[2]) | (x[3] ^ y[3]));
 }
 
-static __always_inline bool read_addresses(const struct lab_packet *pkt, struct in6_addr *source, struct in6_addr *dest)
-{
-	if (pkt->family == ETH_P_IP) {
-		*source = lab_mapped(pkt->ip4->saddr);
-		*dest = lab_mapped(pkt->ip4->daddr);
-		return true;
-	}
-	/* Behind a merge the verifier has forgotten that `family` went with 40 bytes of header. */
-	if ((void *)(pkt->ip6 + 1) > pkt->end)
-		return false;
-	*source = pkt->ip6->saddr;
-	*dest = pkt->ip6->daddr;
-	return true;
-}
-
 /* The key of both directions; the side that `source` is. An address that talks to itself has its ports. */
 static __always_inline __u8 order(struct key *key, const struct in6_addr *source, const struct in6_addr *dest,
 				  __be16 sport, __be16 dport)
 {
-	bool upper = is_lower(dest, source) || (!is_lower(source, dest) && bpf_ntohs(dport) < bpf_ntohs(sport));
+	bool upper = lab_is_upper(source, dest, sport, dport);
 
 	key->lower = upper ? *dest : *source;
 	key->upper = upper ? *source : *dest;
@@ -612,7 +588,7 @@ static __always_inline enum outcome read_packet(struct lab_packet *pkt, void *da
 {
 	struct in6_addr source, dest;
 
-	if (!read_addresses(pkt, &source, &dest))
+	if (!lab_read_ends(pkt, &source, &dest))
 		return MALFORMED;
 	packet->key.protocol = pkt->protocol;
 	packet->fragment = pkt->fragment;
@@ -1325,7 +1301,7 @@ static __always_inline bool read_quoted(struct lab_packet *pkt, struct packet *q
 	const struct icmp *icmp = pkt->l4;
 	const __be32 *words = pkt->l4;
 
-	if (pkt->later_fragment || (void *)(words + 2) > pkt->end || !read_addresses(pkt, &source, &dest))
+	if (pkt->later_fragment || (void *)(words + 2) > pkt->end || !lab_read_ends(pkt, &source, &dest))
 		return false;
 	quoted->key.protocol = pkt->protocol;
 	if (is_icmp(pkt)) {

@@ -69,6 +69,7 @@
 #include <linux/bpf.h>
 
 #include <lab/clock.h>
+#include <lab/ends.h>
 #include <lab/flow_state.h>
 #include <lab/jhash.h>
 #include <lab/parse.h>
@@ -284,52 +285,14 @@ static __noinline int announce(enum happening kind, const struct flow *flow)
 
 /* ---- What a packet says ---- */
 
-static __always_inline struct in6_addr mapped(__be32 address)
-{
-	struct in6_addr six = {};
-
-	six.s6_addr32[2] = bpf_htonl(0xffff);
-	six.s6_addr32[3] = address;
-	return six;
-}
-
-/* memcmp of two addresses as numbers; wire order makes the first word the most significant. */
-static __always_inline bool is_lower6(const struct in6_addr *a, const struct in6_addr *b)
-{
-#pragma unroll
-	for (int word = 0; word < 4; word++)
-		if (a->s6_addr32[word] != b->s6_addr32[word])
-			return bpf_ntohl(a->s6_addr32[word]) < bpf_ntohl(b->s6_addr32[word]);
-	return false;
-}
-
-/* True when the packet comes from the upper end. An address that talks to itself has its ports to tell them apart. */
-static __always_inline bool is_from_upper(const struct lab_packet *pkt, const struct in6_addr *source,
-					  const struct in6_addr *dest)
-{
-	__u16 sport = bpf_ntohs(pkt->sport), dport = bpf_ntohs(pkt->dport);
-
-	if (is_lower6(dest, source))
-		return true;
-	return !is_lower6(source, dest) && dport < sport;
-}
-
 static __always_inline bool read_key(const struct lab_packet *pkt, struct news *news)
 {
 	struct flow_key *key = &news->key;
 	struct in6_addr source, dest;
 
-	if (pkt->family == ETH_P_IP) {
-		source = mapped(pkt->ip4->saddr);
-		dest = mapped(pkt->ip4->daddr);
-	} else {
-		/* Behind a merge the verifier has forgotten that `family` went with 40 bytes of header. */
-		if ((void *)(pkt->ip6 + 1) > pkt->end)
-			return false;
-		source = pkt->ip6->saddr;
-		dest = pkt->ip6->daddr;
-	}
-	news->direction = is_from_upper(pkt, &source, &dest);
+	if (!lab_read_ends(pkt, &source, &dest))
+		return false;
+	news->direction = lab_is_upper(&source, &dest, pkt->sport, pkt->dport);
 	key->lower = news->direction ? dest : source;
 	key->upper = news->direction ? source : dest;
 	key->lower_port = news->direction ? pkt->dport : pkt->sport;
