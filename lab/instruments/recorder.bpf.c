@@ -31,6 +31,8 @@
 #include <bpf/bpf_helpers.h>
 #include <bpf/bpf_tracing.h>
 
+#include "net_device.h"
+
 #define RECORDS		 8192	   /* a power of two, and so is BYTES */
 #define BYTES		 (2 << 20) /* in order, so that small frames stay in the cache */
 #define SNAP		 2048
@@ -40,23 +42,6 @@
 #define CHECKSUM_PARTIAL 3
 
 #pragma clang attribute push(__attribute__((preserve_access_index)), apply_to = record)
-
-struct ns_common {
-	__u32 inum;
-};
-
-struct net {
-	struct ns_common ns;
-};
-
-typedef struct {
-	struct net *net;
-} possible_net_t;
-
-struct net_device {
-	int ifindex;
-	possible_net_t nd_net;
-};
 
 struct sock_common {
 	possible_net_t skc_net;
