@@ -41,12 +41,16 @@ def set_offload(control: socket.socket, interface: str, name: str, on: bool) -> 
         raise FeatureMissing(f"{what}: the driver keeps it {'off' if on else 'on'}")
 
 
+def ask(control: socket.socket, interface: str, question: bytes) -> bytes:
+    """What the driver made of a command's struct; OSError as of ioctl(2)."""
+    data = array.array("B", question)
+    fcntl.ioctl(control, SIOCETHTOOL, struct.pack("16sP16x", interface.encode(), data.buffer_info()[0]))
+    return data.tobytes()
+
+
 def _value(control: socket.socket, interface: str, command: int, value: int, what: str) -> int:
-    data = array.array("I", [command, value])
-    address, _ = data.buffer_info()
-    request = struct.pack("16sP16x", interface.encode(), address)
     try:
-        fcntl.ioctl(control, SIOCETHTOOL, request)
+        answer = ask(control, interface, struct.pack("=II", command, value))
     except OSError as error:
         raise NetworkError(f"{what}: {error.strerror}", kernel=os.strerror(error.errno or 0)) from error
-    return data[1]
+    return int(struct.unpack_from("=I", answer, 4)[0])

@@ -42,6 +42,9 @@ _CONFIG = {
     "vxlan": "CONFIG_VXLAN",
 }
 
+LINK = struct.Struct("=BxHiII")
+"""struct ifinfomsg: family, type, ifindex, flags, change mask."""
+
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")
 _PADDING = (b"", b"\0\0\0", b"\0\0", b"\0")

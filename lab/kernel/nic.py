@@ -5,11 +5,9 @@ Nothing is read from sysfs, which shows the interfaces of another namespace than
 
 from __future__ import annotations
 
-import fcntl
 import ipaddress
 import socket
 import struct
-from array import array
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -17,7 +15,7 @@ from typing import Any, Self
 
 from lab.errors import LabError, NetworkError
 from lab.kernel import ethtool, netlink
-from lab.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Request, RouteSocket, attribute, text, u32
+from lab.kernel.netlink import LINK, NLM_F_DUMP, NLM_F_REQUEST, Request, RouteSocket, attribute, text, u32
 
 RTM_GETADDR = 22
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 5, 10, 18, 28
@@ -31,7 +29,6 @@ RTN_UNICAST = 1
 ETHTOOL_GSET, ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS = 0x01, 0x03, 0x3C
 UNKNOWN_SPEEDS = (0, 0xFFFF, 0xFFFFFFFF)
 
-_LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 
@@ -74,13 +71,13 @@ class Nic:
 
 def look_at(routes: RouteSocket, control: socket.socket, name: str) -> Nic:
     """The interface, in the namespace that both sockets were opened in; NetworkError where there is none."""
-    ask = Request(netlink.RTM_GETLINK, NLM_F_REQUEST, _LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name), ("look",))
+    ask = Request(netlink.RTM_GETLINK, NLM_F_REQUEST, LINK.pack(0, 0, 0, 0, 0) + text(IFLA_IFNAME, name), ("look",))
     try:
         (reply,) = routes.ask(ask)
     except NetworkError as error:
         raise NetworkError(f"there is no interface {name}", kernel=error.kernel, mend="ip link lists them") from error
-    _, _, ifindex, flags, _ = _LINK.unpack_from(reply.body)
-    found = dict(netlink.attributes(reply.body[_LINK.size :]))
+    _, _, ifindex, flags, _ = LINK.unpack_from(reply.body)
+    found = dict(netlink.attributes(reply.body[LINK.size :]))
     return Nic(
         name=name,
         ifindex=ifindex,
@@ -102,14 +99,14 @@ def in_use(routes: RouteSocket, nic: Nic) -> str:
     """
     if nic.flags & IFF_LOOPBACK:
         return "it is a loopback"
-    links = {struct.unpack_from("=i", each.body, 4)[0]: each.body for each in _dump(routes, netlink.RTM_GETLINK, _LINK)}
-    own = dict(netlink.attributes(links[nic.ifindex][_LINK.size :]))
+    links = {struct.unpack_from("=i", each.body, 4)[0]: each.body for each in _dump(routes, netlink.RTM_GETLINK, LINK)}
+    own = dict(netlink.attributes(links[nic.ifindex][LINK.size :]))
     if IFLA_MASTER in own:
         return f"it is a port of {_name(links.get(_number(own[IFLA_MASTER]), b''))}"
     if dict(netlink.attributes(own.get(IFLA_XDP, b""))).get(IFLA_XDP_ATTACHED, b"\0") != b"\0":
         return "it has an XDP program"
     for body in links.values():
-        each = dict(netlink.attributes(body[_LINK.size :]))
+        each = dict(netlink.attributes(body[LINK.size :]))
         below = _number(each.get(IFLA_LINK, bytes(4)))
         if below == nic.ifindex and IFLA_LINK_NETNSID not in each and _kind(each) != "veth":  # a veth's is its peer
             return f"{_name(body)} sits on it"
@@ -123,7 +120,7 @@ def in_use(routes: RouteSocket, nic: Nic) -> str:
 def move(routes: RouteSocket, ifindex: int, netns_fd: int, new_ifindex: int, what: str) -> None:
     """Into another namespace, as number `new_ifindex` there (Linux 5.13; an older kernel keeps the number); it is down
     then, and without addresses."""
-    body = _LINK.pack(0, 0, ifindex, 0, 0) + u32(IFLA_NET_NS_FD, netns_fd) + u32(IFLA_NEW_IFINDEX, new_ifindex)
+    body = LINK.pack(0, 0, ifindex, 0, 0) + u32(IFLA_NET_NS_FD, netns_fd) + u32(IFLA_NEW_IFINDEX, new_ifindex)
     routes.batch([Request(netlink.RTM_SETLINK, NLM_F_REQUEST, body, (what,))])
 
 
@@ -137,7 +134,7 @@ def settings(now: Nic, what: str, *, name: str, mac: str, mtu_bytes: int) -> lis
         f"MAC {mac}": (now.mac != mac, attribute(IFLA_ADDRESS, bytes.fromhex(mac.replace(":", "")))),
         f"MTU {mtu_bytes}": (now.mtu_bytes != mtu_bytes, u32(IFLA_MTU, mtu_bytes)),
     }
-    bare = _LINK.pack(0, 0, now.ifindex, 0, 0)
+    bare = LINK.pack(0, 0, now.ifindex, 0, 0)
     return [
         Request(netlink.RTM_SETLINK, NLM_F_REQUEST, bare + part, (what, words))
         for words, (differs, part) in parts.items()
@@ -147,7 +144,7 @@ def settings(now: Nic, what: str, *, name: str, mac: str, mtu_bytes: int) -> lis
 
 def set_flags(ifindex: int, flags: int, which: int, what: str) -> Request:
     """Those `which` are meant become as in `flags`."""
-    return Request(netlink.RTM_SETLINK, NLM_F_REQUEST, _LINK.pack(0, 0, ifindex, flags & which, which), (what,))
+    return Request(netlink.RTM_SETLINK, NLM_F_REQUEST, LINK.pack(0, 0, ifindex, flags & which, which), (what,))
 
 
 def speed_mbit(control: socket.socket, name: str) -> int:
@@ -184,12 +181,10 @@ def _queues(control: socket.socket, name: str) -> int:
 
 def _ethtool(control: socket.socket, name: str, question: bytes) -> bytes:
     """The answer; b"" from a driver that does not know the question."""
-    data = array("B", question)
     try:
-        fcntl.ioctl(control, ethtool.SIOCETHTOOL, struct.pack("16sP16x", name.encode(), data.buffer_info()[0]))
+        return ethtool.ask(control, name, question)
     except OSError:
         return b""
-    return data.tobytes()
 
 
 def _addresses(routes: RouteSocket, ifindex: int) -> Iterator[str]:
@@ -226,7 +221,7 @@ def _kind(link: Mapping[int, bytes]) -> str:
 
 
 def _name(body: bytes) -> str:
-    found: Callable[[int], bytes | None] = dict(netlink.attributes(body[_LINK.size :])).get
+    found: Callable[[int], bytes | None] = dict(netlink.attributes(body[LINK.size :])).get
     return (found(IFLA_IFNAME) or b"another\0").rstrip(b"\0").decode()
 
 

@@ -10,10 +10,9 @@ from types import TracebackType
 from typing import Self
 
 from lab.kernel import netlink, netns
-from lab.kernel.netlink import NEW, NLM_F_ACK, NLMSGERR_ATTR_MSG, RTM_NEWLINK, Request, RouteSocket, nested, text
+from lab.kernel.netlink import LINK, NEW, NLM_F_ACK, NLMSGERR_ATTR_MSG, RTM_NEWLINK, Request, RouteSocket, nested, text
 
 IFLA_IFNAME, IFLA_LINKINFO, IFLA_INFO_KIND, IFLA_INFO_DATA = 3, 18, 1, 2
-LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 
 
 class Scratch:

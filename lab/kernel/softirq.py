@@ -10,14 +10,13 @@ from __future__ import annotations
 import ctypes
 import os
 import socket
-import struct
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from lab.errors import WaitTimeout
 from lab.kernel import belongings, netlink, netns
-from lab.kernel.netlink import Request, RouteSocket
+from lab.kernel.netlink import LINK, Request, RouteSocket
 
 LOOPBACK_IFINDEX, IFF_UP = 1, 1
 LONGEST_S = 5.0
@@ -84,7 +83,7 @@ def _canary_socket() -> socket.socket:
 
 
 def _set_up_loopback() -> None:
-    body = struct.pack("=BxHiII", 0, 0, LOOPBACK_IFINDEX, IFF_UP, IFF_UP)
+    body = LINK.pack(0, 0, LOOPBACK_IFINDEX, IFF_UP, IFF_UP)
     control = RouteSocket()
     try:
         control.batch([Request(netlink.RTM_NEWLINK, netlink.NLM_F_REQUEST, body, ("set up", "a loopback"))])

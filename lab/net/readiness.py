@@ -11,7 +11,7 @@ import struct
 from collections.abc import Sequence
 
 from lab.kernel import netlink
-from lab.kernel.netlink import NLM_F_DUMP, NLM_F_REQUEST, Reply, Request, RouteSocket
+from lab.kernel.netlink import LINK, NLM_F_DUMP, NLM_F_REQUEST, Reply, Request, RouteSocket
 from lab.net.layout import InterfaceSpec
 from lab.net.numbering import InterfaceAddress
 from lab.wait import wait_until
@@ -22,7 +22,6 @@ IF_OPER_UP = 6
 LOOKS = 8
 RTA_DST, RTA_TABLE, RT_TABLE_LOCAL, RTN_LOCAL = 1, 15, 255, 2
 
-_LINK = struct.Struct("=BxHiII")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 # A dump reads the table; asking for each route by itself would make the kernel build it, for 55 µs each.
 _LOCAL_ROUTES = Request(
@@ -59,14 +58,14 @@ def _await_up(socket: RouteSocket, interface: InterfaceSpec, within_s: float) ->
 
 
 def _state_of(interface: InterfaceSpec) -> Request:
-    body = _LINK.pack(0, 0, interface.ifindex, 0, 0) + netlink.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+    body = LINK.pack(0, 0, interface.ifindex, 0, 0) + netlink.u32(IFLA_EXT_MASK, RTEXT_FILTER_SKIP_STATS)
     return Request(netlink.RTM_GETLINK, NLM_F_REQUEST, body, ("see", interface.name, "up"))
 
 
 def _shows_up(reply: Reply) -> bool:
     if reply.kind != netlink.RTM_NEWLINK:
         return False
-    found = netlink.attributes(reply.body[_LINK.size :])
+    found = netlink.attributes(reply.body[LINK.size :])
     return next(payload[0] for kind, payload in found if kind == IFLA_OPERSTATE) == IF_OPER_UP
 
 

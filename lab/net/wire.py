@@ -10,7 +10,18 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 
 from lab.kernel import netlink
-from lab.kernel.netlink import NEW, NLM_F_CREATE, NLM_F_REPLACE, NLM_F_REQUEST, Request, attribute, nested, text, u32
+from lab.kernel.netlink import (
+    LINK,
+    NEW,
+    NLM_F_CREATE,
+    NLM_F_REPLACE,
+    NLM_F_REQUEST,
+    Request,
+    attribute,
+    nested,
+    text,
+    u32,
+)
 from lab.net.layout import LOOPBACK_IFINDEX, InterfaceSpec, Layout, Neighbour
 from lab.net.numbering import Address, InterfaceAddress
 from lab.net.routing import Hop
@@ -31,7 +42,6 @@ NUD_PERMANENT = 0x80
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 
-_LINK = struct.Struct("=BxHiII")
 _ADDRESS = struct.Struct("=BBBBi")
 _ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
@@ -90,10 +100,10 @@ class Wire:
 
     def _veth(self, end: InterfaceSpec, peer: InterfaceSpec, netns_fd: Callable[[str], int]) -> Request:
         """Both ends in one request. The peer cannot be up yet: veth_open() wants the pair complete (ENOTCONN)."""
-        peer_link = _LINK.pack(0, 0, peer.ifindex, self._flags, self._change)
+        peer_link = LINK.pack(0, 0, peer.ifindex, self._flags, self._change)
         peer_link += _device(peer) + u32(IFLA_NET_NS_FD, netns_fd(peer.namespace))
         data = nested(IFLA_INFO_DATA, attribute(VETH_INFO_PEER | netlink.NLA_F_NESTED, peer_link))
-        body = _LINK.pack(0, 0, end.ifindex, self._flags | IFF_UP, self._change | IFF_UP) + _device(end)
+        body = LINK.pack(0, 0, end.ifindex, self._flags | IFF_UP, self._change | IFF_UP) + _device(end)
         if end.master:
             body += u32(IFLA_MASTER, self._layout.interfaces[end.master].ifindex)
         body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, "veth"), data)
@@ -121,7 +131,7 @@ class Wire:
         return self._link(own, "vxlan", data)
 
     def _link(self, own: InterfaceSpec, kind: str, data: bytes, more: bytes = b"") -> Request:
-        body = _LINK.pack(0, 0, own.ifindex, self._flags | IFF_UP, self._change | IFF_UP) + _device(own) + more
+        body = LINK.pack(0, 0, own.ifindex, self._flags | IFF_UP, self._change | IFF_UP) + _device(own) + more
         body += nested(IFLA_LINKINFO, text(IFLA_INFO_KIND, kind), nested(IFLA_INFO_DATA, data))
         return Request(netlink.RTM_NEWLINK, NEW, body, ("make", kind, own.name))
 
@@ -148,7 +158,7 @@ def mac_bytes(mac: str) -> bytes:
 
 
 def _up(ifindex: int, name: str, more: bytes = b"") -> Request:
-    body = _LINK.pack(0, 0, ifindex, IFF_UP, IFF_UP) + more
+    body = LINK.pack(0, 0, ifindex, IFF_UP, IFF_UP) + more
     return Request(netlink.RTM_SETLINK, NLM_F_REQUEST, body, ("set", name, "up"))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lab.kernel import bpf, cgroup, netlink, netns
 from lab.kernel.netlink import (
+    LINK,
     NEW,
     NLM_F_REQUEST,
     RTM_GETLINK,
@@ -34,7 +35,6 @@ from lab.wait import wait_until
 
 GET_NEXT_ID = {"prog": 11, "map": 12, "link": 31}
 HOLDING = re.compile(rb"^(prog|map|link)_id:\s*(\d+)$", re.MULTILINE)
-LINK = struct.Struct("=BxHiII")  # struct ifinfomsg
 IFLA_XDP, IFLA_XDP_ATTACHED = 43, 2
 Id = tuple[str, int]
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import ctypes
 import os
-import struct
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.kernel.netlink import NEW, NLM_F_REQUEST, RTM_NEWLINK, Request, RouteSocket, attribute, nested, text
+from lab.kernel.netlink import LINK, NEW, NLM_F_REQUEST, RTM_NEWLINK, Request, RouteSocket, attribute, nested, text
 
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x20000000, 0x40000000
 MS_REC, MS_PRIVATE, MNT_DETACH = 0x4000, 0x40000, 2
@@ -77,7 +76,7 @@ def _interfaces() -> RouteSocket:
 
 
 def _link(ifindex: int, flags: int = 0) -> bytes:
-    return struct.pack("=BxHiII", 0, 0, ifindex, flags, flags)
+    return LINK.pack(0, 0, ifindex, flags, flags)
 
 
 def _checked(result: int, what: str) -> None:

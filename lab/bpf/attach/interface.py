@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import struct
 from typing import TYPE_CHECKING, Any
 
 from lab.bpf.attach.link import Link, make_link
 from lab.errors import AttachError, LabError, NetworkError
 from lab.kernel import netlink, netns
-from lab.kernel.netlink import Request, RouteSocket
+from lab.kernel.netlink import LINK, Request, RouteSocket
 
 if TYPE_CHECKING:
     from lab.bpf.attachment import Attachable
 
-IF_INFO = struct.Struct("=BxHiII")  # struct ifinfomsg
 GONE = "the interface is gone: attach while its network is up"
 
 
@@ -45,13 +43,13 @@ def route_socket(target: Any) -> RouteSocket:
 
 def link_attributes(target: Any) -> dict[int, bytes]:
     """What the kernel says of the interface (RTM_GETLINK), by IFLA_ number; NetworkError when it is gone."""
-    body = IF_INFO.pack(0, 0, target.ifindex, 0, 0)
+    body = LINK.pack(0, 0, target.ifindex, 0, 0)
     control = route_socket(target)
     try:
         (reply,) = control.ask(Request(netlink.RTM_GETLINK, netlink.NLM_F_REQUEST, body, ("look at", target.name)))
     finally:
         control.close()
-    return dict(netlink.attributes(reply.body[IF_INFO.size :]))
+    return dict(netlink.attributes(reply.body[LINK.size :]))
 
 
 def is_gone(target: Any) -> bool:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from lab.bpf.attach import receivers
 from lab.bpf.attach.interface import (
     GONE,
-    IF_INFO,
     check_interface,
     is_gone,
     link_attributes,
@@ -119,5 +118,5 @@ def _sentence(program: Attachable, target: Any, flags: int) -> str:
 
 def _request(program: Attachable, target: Any, fd: int, flags: int) -> netlink.Request:
     attributes = struct.pack("=HHi", 8, IFLA_XDP_FD, fd) + netlink.u32(IFLA_XDP_FLAGS, flags)
-    body = IF_INFO.pack(0, 0, target.ifindex, 0, 0) + netlink.nested(IFLA_XDP, attributes)
+    body = netlink.LINK.pack(0, 0, target.ifindex, 0, 0) + netlink.nested(IFLA_XDP, attributes)
     return netlink.Request(netlink.RTM_SETLINK, netlink.NLM_F_REQUEST, body, ("attach", program.name))
