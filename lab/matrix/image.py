@@ -54,10 +54,13 @@ def image() -> Path:
 
 
 def whole_folders() -> list[Path]:
-    """The standard library, the packages of this environment, and the folders that its packages are links to."""
-    packages = Path(sysconfig.get_path("purelib"))
+    """The standard library, the packages of this environment, and the folders that its packages are links to.
+
+    By their real paths: a folder of the disk must not lie where the host has a link.
+    """
+    library, packages = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "purelib"))
     links = [path.resolve() for path in packages.iterdir() if path.is_symlink() and path.is_dir()]
-    return list(dict.fromkeys([Path(sysconfig.get_path("stdlib")), packages, *links]))
+    return list(dict.fromkeys([library, packages, *links]))
 
 
 def single_files() -> list[Path]:

@@ -13,7 +13,7 @@ import pytest
 
 from lab.errors import LabError
 from lab.features import FEATURES, came_before
-from lab.matrix import fetch, kernel
+from lab.matrix import fetch, image, kernel
 from lab.matrix.init import init
 from lab.matrix.initramfs import initramfs
 from lab.matrix.machine import Machine
@@ -106,6 +106,15 @@ def test_the_archive_is_what_cpio_reads(tmp_path: Path) -> None:
     assert (tmp_path / "plan").read_text() == "module /modules/low\nup lo\n"
     assert (tmp_path / "argv").read_bytes() == b"/bin/sh\0-c\0"
     assert (tmp_path / "modules/low").read_bytes() == b"xxxxx"
+
+
+def test_the_disk_has_folders_by_their_real_paths(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Of an environment that is reached by way of a link, the disk has what the link leads to."""
+    packages = tmp_path / "environment/site-packages"
+    packages.mkdir(parents=True)
+    (tmp_path / ".venv").symlink_to("environment")
+    monkeypatch.setattr(image.sysconfig, "get_path", lambda name: str(tmp_path / ".venv/site-packages"))
+    assert image.whole_folders() == [packages.resolve()]
 
 
 def test_process_1_is_a_static_program() -> None:
