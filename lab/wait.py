@@ -33,6 +33,11 @@ def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) 
         pause_s = min(pause_s * 2, 0.02)
 
 
+def repetitions(count: int) -> int:
+    """How often a test repeats what is random or many: `count` times, divided by $LAB_PATIENCE; at least once."""
+    return max(1, round(count / patience()))
+
+
 def patience() -> float:
     """How many times longer is waited: $LAB_PATIENCE, or 1."""
     told = os.environ.get(PATIENCE) or "1"

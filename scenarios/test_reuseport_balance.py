@@ -19,7 +19,7 @@ import pytest
 from lab import Topology
 from lab.bpf.companion import companion
 from lab.errors import LabError
-from lab.wait import wait_until
+from lab.wait import repetitions, wait_until
 
 balance = companion("reuseport_balance")
 
@@ -369,8 +369,9 @@ class Hammer:
         for each in self._threads:
             each.join()
 
-    def meets(self, number: int, more: int = 300) -> None:
-        """Waits until that server has answered so many times more."""
+    def meets(self, number: int) -> None:
+        """Waits until that server has answered 300 times more (on an emulated machine 30)."""
+        more = repetitions(300)
         goal = self.answers[str(number)] + more
         wait_until(lambda: self.answers[str(number)] >= goal, within_s=10, what=f"{more} answers of server {number}")
 

@@ -43,6 +43,7 @@ from lab.bpf import load
 from lab.bpf.companion import companion
 from lab.host.plain import plain as as_plain
 from lab.traffic import frames
+from lab.wait import repetitions
 
 inspect = companion("tc_inspect_header")
 
@@ -569,7 +570,7 @@ class Maker:
 def test_a_thousand_random_frames_are_read_as_scapy_reads_them(program: Any) -> None:
     """Random layers, random fields, random options: not one field differs."""
     maker = Maker(SEED)
-    sent = [maker.frame() for _ in range(1000)]
+    sent = [maker.frame() for _ in range(repetitions(1000))]
     for raw, frame in zip(sent, inspected(program, sent), strict=True):
         assert comparable(frame.layers) == by_scapy(raw), f"seed {SEED}: {raw.hex()}"
         assert frame.ending == "WHOLE", f"seed {SEED}: {raw.hex()}"
@@ -594,7 +595,7 @@ def sound_by_scapy(raw: bytes) -> list[dict[str, Any]]:
 def test_thousands_of_damaged_frames_are_read_as_far_as_they_go(wire: Any) -> None:
     """Bytes of the headers changed, or cut off: every layer before the trouble is what scapy reads, and none hangs."""
     maker = Maker(SEED)
-    sent = [maker.hurt(maker.frame()) for _ in range(2000)]
+    sent = [maker.hurt(maker.frame()) for _ in range(repetitions(2000))]
     trouble: Counter[str] = Counter()
     compared = 0
     for raw, frame in zip(sent, wire(sent), strict=True):
@@ -604,8 +605,8 @@ def test_thousands_of_damaged_frames_are_read_as_far_as_they_go(wire: Any) -> No
         assert known[: len(read)] == read[: len(known)], f"seed {SEED}: {raw.hex()}"
         assert len(known) >= len(read) - 1, f"seed {SEED}: at most one that scapy makes nothing of: {raw.hex()}"
         compared += min(len(known), len(read))
-    assert min(trouble["WHOLE"], trouble["TRUNCATED"], trouble["MALFORMED"]) > 50
-    assert compared > 6000
+    assert min(trouble["WHOLE"], trouble["TRUNCATED"], trouble["MALFORMED"]) > len(sent) // 40
+    assert compared > 3 * len(sent)
 
 
 # ---- Real traffic ----

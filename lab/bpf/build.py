@@ -33,7 +33,8 @@ KERNEL_TYPES_FOLDER = "vmlinux-"
 ATTEMPTS = 5
 CLOCK_STEP_NS = 20_000_000
 """The time of a file is up to one tick of the kernel's clock behind the time of day."""
-UNUSED_S = 90 * 24 * 3600
+KEPT_S = 90 * 24 * 3600
+SWEPT_EVERY_S = 24 * 3600
 MEND_COMPILER = "apt-get install clang llvm libbpf-dev linux-libc-dev, or `make setup`"
 TARGETS = {"x86_64": "x86", "aarch64": "arm64", "riscv64": "riscv", "s390x": "s390", "ppc64le": "powerpc"}
 
@@ -143,10 +144,15 @@ def _compile_once(source: Path, command: list[str], manifest: Path) -> tuple[Pat
 
 
 def _sweep(folder: Path) -> None:
-    """What nobody used for a long time."""
+    """Once a day, for there may be thousands of files: what was made long ago goes."""
+    now, swept = time.time(), folder / "swept"
+    with suppress(FileNotFoundError):
+        if now - swept.stat().st_mtime < SWEPT_EVERY_S:
+            return
+    swept.touch()
     for each in folder.iterdir():
         with suppress(OSError):
-            if each.suffix in (".o", ".json") and time.time() - each.stat().st_mtime > UNUSED_S:
+            if each.suffix in (".o", ".json") and now - each.stat().st_mtime > KEPT_S:
                 each.unlink()
 
 

@@ -102,6 +102,8 @@ def _finish(matrix: Matrix, project: Path, seconds: float) -> None:
     for lane in matrix.lanes:
         if lane.lost or lane.complaint:
             click.echo(f"{lane.name}: {'lost: ' + lane.lost if lane.lost else lane.complaint} ({lane.folder})")
+        if lane.started_again:
+            click.echo(f"{lane.name}: started twice, at first lost: {lane.started_again} ({lane.first_folder})")
     strict = os.environ.get("LAB_STRICT") == "1" and not matrix.interrupted
     nowhere = matrix.ran_nowhere() if strict else {}
     for nodeid, reason in nowhere.items():

@@ -203,5 +203,5 @@ def _remaining(look: Callable[[], list[str]]) -> list[str]:
 def _may_stay(path: str) -> bool:
     """Inside of the cache that a round began with nothing but whole files."""
     return "/cache" in path and (
-        path.endswith((".bpf.o", ".json", "/cache", "/bpflab", "vmlinux.h")) or "/vmlinux-" in path
+        path.endswith((".bpf.o", ".json", "/cache", "/bpflab", "/swept", "vmlinux.h")) or "/vmlinux-" in path
     )

@@ -65,7 +65,7 @@ def test_an_object_is_made_and_nothing_is_left_beside_the_source(source, cache):
     assert ObjectFile(found).btf is not None
     assert sorted(each.name for each in source.parent.iterdir()) == ["own.h", "probe.bpf.c"]
     assert cache.stat().st_mode & 0o777 == 0o700
-    assert sorted(each.name[-2:] for each in cache.iterdir()) == [".o", "on"]
+    assert sorted(each.suffix for each in cache.iterdir() if each.name != "swept") == [".json", ".o"]
 
 
 def test_clang_does_not_run_twice_for_the_same(source, compilations):
@@ -191,7 +191,7 @@ def test_four_processes_build_at_once(source, cache):
     found = {each.communicate(timeout=60)[0].strip() for each in running}
     assert len(found) == 1
     assert "xdp" in ObjectFile(Path(found.pop())).sections
-    assert sorted(each.name[-2:] for each in cache.iterdir()) == [".o", "on"]
+    assert sorted(each.suffix for each in cache.iterdir() if each.name != "swept") == [".json", ".o"]
 
 
 def test_a_killed_build_leaves_whole_files_or_none(source, cache):
@@ -204,7 +204,7 @@ def test_a_killed_build_leaves_whole_files_or_none(source, cache):
             builder.wait(timeout=moment * 0.02)
         builder.kill()
         builder.communicate()
-        left = sorted(cache.iterdir()) if cache.exists() else []
+        left = [each for each in cache.iterdir() if each.name != "swept"] if cache.exists() else []
         assert {each.suffix for each in left} <= {".o", ".json"}
         assert all("xdp" in ObjectFile(each).sections for each in left if each.suffix == ".o")
         for each in left:
@@ -238,3 +238,17 @@ def test_more_words_for_clang_reach_it(source):
     """cflags of load() come here."""
     source.write_text(SOURCE.replace("return OWN", "return WORD"))
     assert build(source, flags=["-DWORD=2"]).exists()
+
+
+def test_once_a_day_what_was_made_long_ago_goes(source, cache):
+    """Of two objects of 91 days the first goes with the first compilation, the other a day later."""
+    day = 24 * 3600
+    cache.mkdir(parents=True, mode=0o700)
+    for name, gone in (("first.bpf.o", True), ("second.bpf.o", False)):
+        (cache / name).touch()
+        age(cache / name, 91 * day)
+        build(source, flags=[f"-DTIME={len(name)}"])
+        assert (cache / name).exists() != gone
+    age(cache / "swept", day + 1)
+    made = build(source, flags=["-DTIME=1"])
+    assert not (cache / "second.bpf.o").exists() and made.exists()

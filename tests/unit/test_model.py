@@ -15,7 +15,7 @@ from lab.model.action import Action
 from lab.model.delivery import Delivery
 from lab.model.journal import journal, note
 from lab.model.measurement import Limit, Measurement, Trial
-from lab.wait import wait_until
+from lab.wait import repetitions, wait_until
 
 SAMPLES = st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=50)
 
@@ -139,6 +139,14 @@ def test_waiting_gives_the_value_or_says_what_it_waited_for() -> None:
     assert wait_until(lambda: next(answers), what="an answer") == "there"
     with pytest.raises(WaitTimeout, match=r"0\.01 s in vain for: the moon"):
         wait_until(lambda: False, within_s=0.01, what="the moon")
+
+
+def test_patience_saves_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is repeated 1,000 times on a quick machine is repeated a tenth as often on a slow one, and once at least."""
+    monkeypatch.delenv("LAB_PATIENCE", raising=False)
+    assert repetitions(1000) == 1000
+    monkeypatch.setenv("LAB_PATIENCE", "10")
+    assert (repetitions(1000), repetitions(3)) == (100, 1)
 
 
 def test_patience_prolongs_every_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
