@@ -825,7 +825,7 @@ def test_ten_thousand_random_frames_agree_with_the_model(bpf, count):
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     dice = Dice(seed)
-    program = bpf.load("xdp_filter", max_entries={"cells": 1 << 20})
+    program = bpf.load("xdp_filter", max_entries={"cells": 1 << 20, "pairs": 1 << 17})
     made = rules.Filter(program.maps)
     for default in ("ALLOW", "DENY") * 2 + ("ALLOW",):
         listed = dice.rules(count)

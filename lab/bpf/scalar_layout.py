@@ -245,7 +245,7 @@ class Array(Layout):
         elements = list(value)
         if len(elements) != self.count:
             raise MapError(f"{len(elements)} elements do not fit an array of {self.count}")
-        return b"".join(map(self.element.encode, elements))
+        return self.element.encode_many(elements)
 
     @property
     def description(self) -> str:
