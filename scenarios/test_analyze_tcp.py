@@ -170,6 +170,7 @@ def test_a_lost_syn_is_a_long_handshake(net, bpf):
         lose.globals["flags"] = 0x02
         lose.globals["left"] = 1
         with connected(net):
+            assert lose.globals["lost"] == 1, "the line lost the SYN"
             active = lives(analysis)["ACTIVE"]
             words = happened(active)
             assert analysis.anomalies() == []
