@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeVar
 
 from lab.errors import LabError, WaitTimeout
@@ -33,15 +34,15 @@ def wait_until(condition: Callable[[], T], *, within_s: float = 2.0, what: str) 
         pause_s = min(pause_s * 2, 0.02)
 
 
-def repetitions(count: int) -> int:
-    """How often a test repeats what is random or many: `count` times, divided by $LAB_PATIENCE; at least once."""
-    return max(1, round(count / patience()))
-
-
 def patience() -> float:
     """How many times longer is waited: $LAB_PATIENCE, or 1."""
-    told = os.environ.get(PATIENCE) or "1"
-    try:
-        return float(told)
-    except ValueError:
-        raise LabError(f"{PATIENCE}={told} is not a number", mend=f"{PATIENCE}=10 waits ten times as long") from None
+    return factor(PATIENCE, mend=f"{PATIENCE}=10 waits ten times as long")
+
+
+def factor(variable: str, *, mend: str) -> float:
+    """The positive number in an environment variable, 1 where it is not set; LabError where it is none."""
+    told = os.environ.get(variable) or "1"
+    with suppress(ValueError):
+        if 0 < float(told) < float("inf"):
+            return float(told)
+    raise LabError(f"{variable}={told} is no positive number", mend=mend)

@@ -18,8 +18,9 @@ import pytest
 
 from lab import Topology
 from lab.bpf.companion import companion
+from lab.effort import effort
 from lab.errors import LabError
-from lab.wait import repetitions, wait_until
+from lab.wait import wait_until
 
 balance = companion("reuseport_balance")
 
@@ -370,8 +371,8 @@ class Hammer:
             each.join()
 
     def meets(self, number: int) -> None:
-        """Waits until that server has answered 300 times more (on an emulated machine 30)."""
-        more = repetitions(300)
+        """Waits until that server has answered 300 times more ($LAB_EFFORT of them)."""
+        more = effort(300)
         goal = self.answers[str(number)] + more
         wait_until(lambda: self.answers[str(number)] >= goal, within_s=10, what=f"{more} answers of server {number}")
 

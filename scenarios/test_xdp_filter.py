@@ -29,7 +29,7 @@ from scapy.packet import Padding, Raw
 from lab import Mode, Stream, Topology, expect
 from lab.bpf import load
 from lab.bpf.companion import companion
-from lab.wait import repetitions
+from lab.effort import effort
 
 rules = companion("xdp_filter")
 allow, deny = rules.allow, rules.deny
@@ -820,8 +820,8 @@ def transport(protocol: int, sport: int, dport: int) -> bytes:
 
 
 @pytest.mark.parametrize("count", (1, 5, 40, 200))
-def test_ten_thousand_random_frames_agree_with_the_model(bpf, count):
-    """2,500 frames under each number of rules: verdict, and packets and bytes of every rule, are the model's."""
+def test_random_frames_agree_with_the_model(bpf, count):
+    """Five sets of so many rules, 500 frames each ($LAB_EFFORT): verdicts and counts are the model's."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     dice = Dice(seed)
@@ -831,7 +831,7 @@ def test_ten_thousand_random_frames_agree_with_the_model(bpf, count):
         listed = dice.rules(count)
         made.replace(listed, default=default)
         before, begun = made.default_counts(), {rule: made.counts(rule) for rule in listed}
-        packets = [dice.packet() for _ in range(repetitions(500))]
+        packets = [dice.packet() for _ in range(effort(500))]
         decided, sizes = Counter(), Counter()
         for (seen, frame), result in zip(packets, program.run_many([raw for _, raw in packets]), strict=True):
             rule = judged(listed, seen)
@@ -866,12 +866,12 @@ def longest(known: dict[tuple[int, int, int], Any], side: int, width: int, addre
     return next((rule for rule in found if rule), None)
 
 
-def test_100_000_prefixes_agree_with_a_dictionary(bpf):
+def test_many_prefixes_agree_with_a_dictionary(bpf):
     """Longest match over 50,000 random prefixes of each family, sources and destinations, for 2,000 packets of each.
 
-    On an emulated machine a tenth of both.
+    $LAB_EFFORT of both.
     """
-    prefixes, packets = repetitions(50_000), repetitions(2_000)
+    prefixes, packets = effort(50_000), effort(2_000)
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
     roll = random.Random(seed)
@@ -956,7 +956,7 @@ STAR = Topology.star("server", leaves=("first", "second"), offloads={"tx": False
 
 
 @pytest.mark.topology(STAR)
-def test_rules_change_two_hundred_times_and_nothing_slips(net, bpf):
+def test_rules_change_again_and_again_and_nothing_slips(net, bpf):
     """Under running streams, native and generic: what every rule set allows all arrives, what all deny never does."""
     program = bpf.load("xdp_filter")
     made = rules.Filter(program.maps)
@@ -980,13 +980,13 @@ def test_rules_change_two_hundred_times_and_nothing_slips(net, bpf):
         program.attach(generic, mode=Mode.GENERIC),
         net.sending(*streams) as sending,
     ):
-        for change in range(repetitions(200)):
+        for change in range(effort(200)):
             listed, default = sets[change % 4]
             made.replace(listed, default=default)
         sending.stop()
     for allowed, denied in (sending.deliveries[:2], sending.deliveries[2:]):
         assert (allowed.lost, denied.received) == (0, 0)
-        assert min(allowed.offered, denied.offered) > repetitions(200), "there was something to lose at every change"
+        assert min(allowed.offered, denied.offered) > effort(200), "there was something to lose at every change"
     dropped = sum(each.offered - each.received for each in sending.deliveries)
     assert program.maps["verdicts"].total("XDP_DROP").packets == dropped
 

@@ -120,7 +120,7 @@ def _unchanged(path: str, size: int, time_ns: int, content: str) -> bool:
 
 def _compile(source: Path, command: list[str], manifest: Path) -> Path:
     """Until no file was changed while clang read it: the manifest must tell of what is in the object."""
-    _sweep(manifest.parent)
+    sweep(manifest.parent)
     for _ in range(ATTEMPTS):
         start_ns = time.time_ns()
         final, newest_ns = _compile_once(source, command, manifest)
@@ -143,13 +143,16 @@ def _compile_once(source: Path, command: list[str], manifest: Path) -> tuple[Pat
     return final, max(about[1] for path, about in read.items() if f"/{KERNEL_TYPES_FOLDER}" not in path)
 
 
-def _sweep(folder: Path) -> None:
-    """Once a day, for there may be thousands of files: what was made long ago goes."""
+def sweep(folder: Path) -> None:
+    """Once a day, for there may be thousands of files: what was made long ago goes from the cache in `folder`."""
     now, swept = time.time(), folder / "swept"
     with suppress(FileNotFoundError):
-        if now - swept.stat().st_mtime < SWEPT_EVERY_S:
+        if 0 <= now - swept.stat().st_mtime < SWEPT_EVERY_S:
             return
-    swept.touch()
+    try:
+        swept.touch()
+    except OSError:
+        return  # whoever writes an object next says why
     for each in folder.iterdir():
         with suppress(OSError):
             if each.suffix in (".o", ".json") and now - each.stat().st_mtime > KEPT_S:

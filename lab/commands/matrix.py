@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from lab import instruments
-from lab.bpf.build import build
+from lab.bpf.build import build, cache_folder, sweep
 from lab.commands.table import print_table
 from lab.errors import BuildError, LabError
 from lab.matrix.acceleration import accelerator
@@ -72,6 +72,7 @@ def _prepare(kernels: list[Kernel], project: Path) -> None:
     way = accelerator(kernels[0])
     click.echo(f"{', '.join(each.release for each in kernels)}: {way.words}")
     image()
+    sweep(cache_folder())  # here, for a machine would look at each file over 9p, and forget that it did
     folders = (*program_folders(project), Path(instruments.__file__).parent)
     sources = [path for folder in folders for path in sorted(folder.glob("*.bpf.c"))]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -102,8 +103,6 @@ def _finish(matrix: Matrix, project: Path, seconds: float) -> None:
     for lane in matrix.lanes:
         if lane.lost or lane.complaint:
             click.echo(f"{lane.name}: {'lost: ' + lane.lost if lane.lost else lane.complaint} ({lane.folder})")
-        if lane.started_again:
-            click.echo(f"{lane.name}: started twice, at first lost: {lane.started_again} ({lane.first_folder})")
     strict = os.environ.get("LAB_STRICT") == "1" and not matrix.interrupted
     nowhere = matrix.ran_nowhere() if strict else {}
     for nodeid, reason in nowhere.items():

@@ -39,7 +39,8 @@ PROCESSORS = {
 }
 """Emulated, two processors that take turns in one thread are a sixth quicker than two threads: none waits for another's
 code to be translated, or runs what the other has just patched. Without ERMS the kernel copies and clears words and not
-bytes, each of which is emulated; without LA57 its page tables have four levels and not five."""
+bytes, each of which is emulated; without LA57 its page tables have four levels and not five; without SMAP no access to
+a program's memory ends a block of translated code."""
 COMMAND_LINE = (
     # A panic ends the machine at once; a hang of the kernel's own watchdogs is a panic.
     *("console=ttyS0", "loglevel=4", "panic=-1", "softlockup_panic=1", "watchdog_thresh=30"),

@@ -52,8 +52,6 @@ class Lane:
     run: Run | None = None
     lost: str = ""
     """Why its machine was lost; "" where it was not."""
-    started_again: str = ""
-    """Why its machine was started twice: the first one was lost before a test had ended. "" where once was enough."""
 
     @property
     def results(self) -> tuple[Result, ...]:
@@ -64,19 +62,6 @@ class Lane:
     def complaint(self) -> str:
         """Why it has no results though no machine was lost; "" where it has."""
         return "" if self.run or self.lost else f"pytest ended with status {self.status}: {self.folder / 'pytest.txt'}"
-
-    @property
-    def first_folder(self) -> Path:
-        """Where what is left of the first start lies, if there was a second."""
-        return self.folder.with_name(f"{self.folder.name}.first")
-
-    def start_again(self) -> bool:
-        """Makes it ready for a second start, once, where no test can be why its machine was lost; else False."""
-        if not self.lost or self.outcomes or self.started_again:
-            return False
-        self.folder.rename(self.first_folder)
-        self.started_again, self.lost, self.status = self.lost, "", None
-        return True
 
 
 @dataclass(frozen=True)
@@ -166,7 +151,7 @@ class _Controllers:
                 process, pipe = self._start(waiting[0])
                 self._processes[pipe] = process
                 self._pipes.register(pipe, selectors.EVENT_READ, (waiting.pop(0), bytearray()))
-            waiting[:0] = [lane for lane in self._listen() if lane.start_again()]
+            self._listen()
 
     def cut_short(self, lanes: Sequence[Lane]) -> None:
         """Lets those that run store what they know; a second interrupt ends them at once."""
@@ -185,16 +170,12 @@ class _Controllers:
             if lane.status not in DONE:
                 lane.lost = CUT
 
-    def _listen(self, within_s: float | None = None) -> list[Lane]:
-        """Passes on what is told; the lanes that have ended."""
-        ended = []
+    def _listen(self, within_s: float | None = None) -> None:
         for key, _ in self._pipes.select(within_s):
             if not _heard(key, self._told):
                 self._pipes.unregister(key.fd)
                 os.close(key.fd)
                 _finish(key.data[0], self._processes.pop(key.fd))
-                ended.append(key.data[0])
-        return ended
 
     def _machines(self) -> int:
         return sum(1 for key in self._pipes.get_map().values() if key.data[0].kernel)

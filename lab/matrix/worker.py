@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from types import FrameType
 
+from lab.effort import EFFORT
 from lab.errors import LabError
 from lab.matrix.acceleration import accelerator
 from lab.matrix.kernel import find
@@ -24,7 +25,7 @@ from lab.project import find_project
 from lab.wait import PATIENCE
 
 LOST, CONSOLE = "lost", "console.txt"
-PATIENCE_OF = {"tcg": "10"}
+SLOW = {PATIENCE: "10", EFFORT: "0.1"}
 """Emulated, all takes some ten times as long."""
 
 
@@ -36,7 +37,7 @@ def main() -> int:
         folder = Path(os.environ.get("LAB_VM_FOLDER") or find_project(Path.cwd()) / "reports/matrix" / kernel.release)
         folder.mkdir(parents=True, exist_ok=True)
         way = accelerator(kernel)
-        variables = {"LAB_VM": way.name, PATIENCE: PATIENCE_OF.get(way.name, "1"), "PYTHONDONTWRITEBYTECODE": "1"}
+        variables = {"LAB_VM": way.name, "PYTHONDONTWRITEBYTECODE": "1"} | (SLOW if way.name == "tcg" else {})
         argv = [sys.executable, *arguments]
         machine = start(kernel, argv, folder / CONSOLE, accelerator=way.name, variables=variables)
     except LabError as error:

@@ -240,6 +240,20 @@ def test_more_words_for_clang_reach_it(source):
     assert build(source, flags=["-DWORD=2"]).exists()
 
 
+def test_a_cache_that_cannot_be_written_is_not_swept(cache, monkeypatch):
+    """It is for whoever keeps an object to say so."""
+    cache.mkdir(parents=True, mode=0o700)
+    (cache / "old.json").touch()
+    age(cache / "old.json", 91 * 24 * 3600)
+
+    def refused(path: Path) -> None:
+        raise PermissionError(30, "Read-only file system")
+
+    monkeypatch.setattr(Path, "touch", refused)
+    building.sweep(cache)
+    assert (cache / "old.json").exists()
+
+
 def test_once_a_day_what_was_made_long_ago_goes(source, cache):
     """Of two objects of 91 days the first goes with the first compilation, the other a day later."""
     day = 24 * 3600

@@ -9,13 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lab.effort import effort
 from lab.errors import AttachError, LabError, WaitTimeout
 from lab.model import statistics
 from lab.model.action import Action
 from lab.model.delivery import Delivery
 from lab.model.journal import journal, note
 from lab.model.measurement import Limit, Measurement, Trial
-from lab.wait import repetitions, wait_until
+from lab.wait import wait_until
 
 SAMPLES = st.lists(st.integers(-(10**9), 10**9), min_size=1, max_size=50)
 
@@ -141,12 +142,17 @@ def test_waiting_gives_the_value_or_says_what_it_waited_for() -> None:
         wait_until(lambda: False, within_s=0.01, what="the moon")
 
 
-def test_patience_saves_repetitions(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is repeated 1,000 times on a quick machine is repeated a tenth as often on a slow one, and once at least."""
-    monkeypatch.delenv("LAB_PATIENCE", raising=False)
-    assert repetitions(1000) == 1000
+def test_a_share_of_the_effort_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The share that $LAB_EFFORT tells, all without it, and once at least; patience has no part in it."""
+    monkeypatch.delenv("LAB_EFFORT", raising=False)
     monkeypatch.setenv("LAB_PATIENCE", "10")
-    assert (repetitions(1000), repetitions(3)) == (100, 1)
+    assert effort(1000) == 1000
+    monkeypatch.setenv("LAB_EFFORT", "0.1")
+    assert (effort(1000), effort(3)) == (100, 1)
+    for wrong in ("0", "-1", "few", "nan"):
+        monkeypatch.setenv("LAB_EFFORT", wrong)
+        with pytest.raises(LabError, match=f"LAB_EFFORT={wrong} is no positive number"):
+            effort(1000)
 
 
 def test_patience_prolongs_every_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -155,5 +161,5 @@ def test_patience_prolongs_every_deadline(monkeypatch: pytest.MonkeyPatch) -> No
     with pytest.raises(WaitTimeout, match=r"0\.025 s in vain for: the moon"):
         wait_until(lambda: False, within_s=0.01, what="the moon")
     monkeypatch.setenv("LAB_PATIENCE", "much")
-    with pytest.raises(LabError, match="LAB_PATIENCE=much is not a number"):
+    with pytest.raises(LabError, match="LAB_PATIENCE=much is no positive number"):
         wait_until(lambda: False, within_s=0.01, what="the moon")
