@@ -48,6 +48,8 @@ class State:
     feature: Feature
     answer: Answer
     detail: str = ""
+    own_mend: str = ""
+    """How to get it, where `detail` has a way of its own."""
 
     @property
     def name(self) -> str:
@@ -66,7 +68,7 @@ class State:
             return ""
         if self.answer == "unknown" and capabilities.lacking():
             return "run as root: only root can tell"
-        return self.feature.mend
+        return self.own_mend or self.feature.mend
 
     @property
     def sentence(self) -> str:
@@ -157,7 +159,7 @@ def _tried(feature: Feature, scratch: Scratch) -> State:
     try:
         return State(feature, "yes", feature.probe(scratch) or "")
     except Absent as error:
-        return State(feature, "no", str(error))
+        return State(feature, "no", str(error), error.mend)
     except OSError as error:
         return State(feature, "unknown", error.strerror or str(error))
     except LabError as error:
@@ -178,7 +180,8 @@ def _own_speed(_scratch: Scratch) -> None:
 
 def _bcc(scratch: Scratch) -> str:
     if os.environ.get("LAB_VM") == "tcg":
-        raise Absent("this machine's processor is emulated: BCC's compiler takes 50 s there for each program")
+        detail = "this machine's processor is emulated: BCC's compiler takes 50 s there for each program"
+        raise Absent(detail, mend=_KVM)
     return _bcc_compiler(scratch)
 
 
@@ -231,6 +234,7 @@ _TRACER = "a kernel with CONFIG_FUNCTION_TRACER and CONFIG_DYNAMIC_FTRACE_WITH_D
 _KPROBES = "a kernel with CONFIG_KPROBES and CONFIG_KPROBE_EVENTS; or tp_btf, raw_tp, a tracepoint instead"
 _STREAMS = "a kernel with CONFIG_NET_SOCK_MSG and CONFIG_BPF_STREAM_PARSER"
 ROOM_MIB = 1536
+_KVM = "hardware virtualisation (KVM) for the machine"
 _BCC = "sudo apt-get install python3-bpfcc, then make setup"
 _CGROUPS = "mount -t cgroup2 none /sys/fs/cgroup, in a kernel with CONFIG_CGROUPS"
 
@@ -280,8 +284,7 @@ FEATURES = _by_name(
         _program("bpftool", "bpftool", "vmlinux.h"),
         _program("iperf3", "iperf3", "net.iperf3"),
         Feature("room", "a hundred thousand connections", "", f"a machine with {ROOM_MIB:,} MiB free", _room, True),
-        Feature("own_speed", "rates that take a whole processor", "", "hardware virtualisation (KVM) for the machine",
-                _own_speed, True),
+        Feature("own_speed", "rates that take a whole processor", "", _KVM, _own_speed, True),
         Feature("bcc", "BCC-style programs", "", _BCC, _bcc, True),
         Feature("bcc_compiler", "the same where a compile may take a minute", "", _BCC, _bcc_compiler, True),
     )

@@ -35,7 +35,11 @@ HTB_OPTIONS = nested(TCA_HTB_INIT, struct.pack("=5I", 3, 10, 0, 0, 0))  # struct
 
 
 class Absent(Exception):
-    """The kernel's answer that it has no such thing, in its own words."""
+    """The kernel's answer that it has no such thing, in its own words; `mend` where there is a way for just this."""
+
+    def __init__(self, detail: str, *, mend: str = "") -> None:
+        super().__init__(detail)
+        self.mend = mend
 
 
 @contextmanager

@@ -19,7 +19,11 @@ table { border-collapse: collapse; margin: 1rem 0 } th, td { padding: .35rem .8r
 border-bottom: 1px solid #d9dce1; vertical-align: top } td { font-variant-numeric: tabular-nums }
 .failed, .lost { color: #a40000; font-weight: 600 } .skipped { color: #6b5900 } .passed { color: #1a6b2d }
 pre { background: #f4f5f7; padding: .8rem; overflow-x: auto; font-size: 13px } summary { cursor: pointer }
+td > span, td summary, thead th { white-space: nowrap } .wide { overflow-x: auto }
+.wide th:first-child { position: sticky; left: 0; background: #fff } .reason { overflow-wrap: anywhere }
+@media (max-width: 40rem) { body { margin: 1rem auto; font-size: 14px } th, td { padding: .3rem .4rem } }
 @media (prefers-color-scheme: dark) { body { background: #15171a; color: #e4e6ea } pre { background: #22252a }
+.wide th:first-child { background: #15171a } th, td { border-color: #33373d }
 .failed, .lost { color: #ff7b72 } .skipped { color: #d9b94a } .passed { color: #6fcf87 } }
 """
 
@@ -84,7 +88,7 @@ def _table(columns: Sequence[Column]) -> Markup:
     rows = [
         row.format(program, _joined([_cell(each) for each in counted])) for program, counted in cells(columns).items()
     ]
-    return Markup("<table><thead><tr><th>program{}<tbody>{}</table>").format(head, _joined(rows))
+    return Markup("<div class=wide><table><thead><tr><th>program{}<tbody>{}</table></div>").format(head, _joined(rows))
 
 
 def _cell(counted: Mapping[str, int]) -> Markup:
@@ -105,15 +109,15 @@ def _failed(columns: Sequence[Column]) -> Markup:
 
 
 def _skipped(columns: Sequence[Column]) -> Markup:
-    """Each reason once, with its kernel and the tests that it cost."""
+    """Each reason once, with its kernel and the tests that were left out for it."""
     costs: dict[tuple[str, str], list[str]] = {}
     for column in columns:
         for result in column.results:
             if word_of(result) == "skipped":
                 costs.setdefault((column.name, result.reason), []).append(result.nodeid)
-    row = Markup("<tr><td>{}<td>{}<td><details><summary>{} tests</summary>{}</details>")
+    row = Markup("<tr><td>{}<td class=reason>{}<td><details><summary>{}</summary>{}</details>")
     rows = [
         row.format(kernel, reason, len(tests), Markup("<br>").join(tests)) for (kernel, reason), tests in costs.items()
     ]
-    head = Markup("<h2>Skipped</h2><table><thead><tr><th>kernel<th>reason<th>cost<tbody>{}</table>")
+    head = Markup("<h2>Skipped</h2><table><thead><tr><th>kernel<th>reason<th>tests<tbody>{}</table>")
     return head.format(_joined(rows)) if rows else Markup("")

@@ -242,3 +242,14 @@ except NeedsRoot as error:
     done = subprocess.run([*drop, "--reuid=65534", sys.executable, "-c", code], capture_output=True, text=True)
 
     assert (done.stdout, done.stderr) == ("run as root: only root can tell\n", "")
+
+
+def test_an_emulated_machine_is_told_what_would_help_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There BCC may well be installed: what it lacks is a processor."""
+    monkeypatch.setenv("LAB_VM", "tcg")
+    assert "BCC's compiler takes 50 s" in features.state("bcc").sentence
+    assert (
+        features.state("bcc").mend
+        == features.state("own_speed").mend
+        == "hardware virtualisation (KVM) for the machine"
+    )
