@@ -173,15 +173,17 @@ def _tool(command: str, _scratch: Scratch) -> str:
     return path
 
 
-def _own_speed(_scratch: Scratch) -> None:
+def _not_emulated(why: str) -> None:
     if os.environ.get("LAB_VM") == "tcg":
-        raise Absent("this machine's processor is emulated: time in it says nothing")
+        raise Absent(f"this machine's processor is emulated: {why}", mend=_KVM)
+
+
+def _own_speed(_scratch: Scratch) -> None:
+    _not_emulated("time in it says nothing")
 
 
 def _bcc(scratch: Scratch) -> str:
-    if os.environ.get("LAB_VM") == "tcg":
-        detail = "this machine's processor is emulated: BCC's compiler takes 50 s there for each program"
-        raise Absent(detail, mend=_KVM)
+    _not_emulated("BCC's compiler takes 50 s there for each program")
     return _bcc_compiler(scratch)
 
 

@@ -44,6 +44,10 @@ _CONFIG = {
 
 LINK = struct.Struct("=BxHiII")
 """struct ifinfomsg: family, type, ifindex, flags, change mask."""
+ADDRESS = struct.Struct("=BBBBi")
+"""struct ifaddrmsg: family, prefix length, flags, scope, ifindex."""
+ROUTE = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg: family, lengths of destination and source, tos, table, protocol, scope, type, flags."""
 
 _HEADER = struct.Struct("=IHHII")
 _ATTRIBUTE = struct.Struct("=HH")

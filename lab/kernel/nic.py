@@ -15,7 +15,18 @@ from typing import Any, Self
 
 from lab.errors import LabError, NetworkError
 from lab.kernel import ethtool, netlink
-from lab.kernel.netlink import LINK, NLM_F_DUMP, NLM_F_REQUEST, Request, RouteSocket, attribute, text, u32
+from lab.kernel.netlink import (
+    ADDRESS,
+    LINK,
+    NLM_F_DUMP,
+    NLM_F_REQUEST,
+    ROUTE,
+    Request,
+    RouteSocket,
+    attribute,
+    text,
+    u32,
+)
 
 RTM_GETADDR = 22
 IFLA_ADDRESS, IFLA_IFNAME, IFLA_MTU, IFLA_LINK, IFLA_MASTER, IFLA_LINKINFO, IFLA_NET_NS_FD = 1, 3, 4, 5, 10, 18, 28
@@ -28,9 +39,6 @@ KEPT_FLAGS = IFF_UP | IFF_NOARP | IFF_MULTICAST
 RTN_UNICAST = 1
 ETHTOOL_GSET, ETHTOOL_GDRVINFO, ETHTOOL_GCHANNELS = 0x01, 0x03, 0x3C
 UNKNOWN_SPEEDS = (0, 0xFFFF, 0xFFFFFFFF)
-
-_ADDRESS = struct.Struct("=BBBBi")
-_ROUTE = struct.Struct("=BBBBBBBBI")
 
 
 @dataclass(frozen=True)
@@ -189,10 +197,10 @@ def _ethtool(control: socket.socket, name: str, question: bytes) -> bytes:
 
 def _addresses(routes: RouteSocket, ifindex: int) -> Iterator[str]:
     for family in (socket.AF_INET, socket.AF_INET6):
-        body = _ADDRESS.pack(family, 0, 0, 0, ifindex)
+        body = ADDRESS.pack(family, 0, 0, 0, ifindex)
         for reply in routes.ask(Request(RTM_GETADDR, NLM_F_REQUEST | NLM_F_DUMP, body, ("list addresses",))):
-            _, length, _, _, index = _ADDRESS.unpack_from(reply.body)
-            packed = dict(netlink.attributes(reply.body[_ADDRESS.size :]))[IFA_ADDRESS]
+            _, length, _, _, index = ADDRESS.unpack_from(reply.body)
+            packed = dict(netlink.attributes(reply.body[ADDRESS.size :]))[IFA_ADDRESS]
             address = ipaddress.ip_address(packed)
             if index == ifindex and not address.is_link_local:
                 yield f"{address}/{length}"
@@ -200,10 +208,10 @@ def _addresses(routes: RouteSocket, ifindex: int) -> Iterator[str]:
 
 def _routes(routes: RouteSocket, ifindex: int) -> Iterator[str]:
     for family, everything in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
-        body = _ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(RTA_OIF, ifindex)
+        body = ROUTE.pack(family, 0, 0, 0, 0, 0, 0, 0, 0) + u32(RTA_OIF, ifindex)
         for reply in routes.ask(Request(netlink.RTM_GETROUTE, NLM_F_REQUEST | NLM_F_DUMP, body, ("list routes",))):
-            _, length, *_, kind, _ = _ROUTE.unpack_from(reply.body)
-            found = dict(netlink.attributes(reply.body[_ROUTE.size :]))
+            _, length, *_, kind, _ = ROUTE.unpack_from(reply.body)
+            found = dict(netlink.attributes(reply.body[ROUTE.size :]))
             packed = found.get(RTA_DST)
             to = ipaddress.ip_address(packed) if packed else ipaddress.ip_address(everything)
             own = _number(found.get(RTA_OIF, bytes(4))) == ifindex or RTA_OIF not in found

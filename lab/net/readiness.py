@@ -7,11 +7,10 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 
 from lab.kernel import netlink
-from lab.kernel.netlink import LINK, NLM_F_DUMP, NLM_F_REQUEST, Reply, Request, RouteSocket
+from lab.kernel.netlink import LINK, NLM_F_DUMP, NLM_F_REQUEST, ROUTE, Reply, Request, RouteSocket
 from lab.net.layout import InterfaceSpec
 from lab.net.numbering import InterfaceAddress
 from lab.wait import wait_until
@@ -22,12 +21,11 @@ IF_OPER_UP = 6
 LOOKS = 8
 RTA_DST, RTA_TABLE, RT_TABLE_LOCAL, RTN_LOCAL = 1, 15, 255, 2
 
-_ROUTE = struct.Struct("=BBBBBBBBI")
 # A dump reads the table; asking for each route by itself would make the kernel build it, for 55 µs each.
 _LOCAL_ROUTES = Request(
     netlink.RTM_GETROUTE,
     NLM_F_REQUEST | NLM_F_DUMP,
-    _ROUTE.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0) + netlink.u32(RTA_TABLE, RT_TABLE_LOCAL),
+    ROUTE.pack(AF_INET6, 0, 0, 0, 0, 0, 0, 0, 0) + netlink.u32(RTA_TABLE, RT_TABLE_LOCAL),
     ("read the local routes",),
 )
 
@@ -72,6 +70,6 @@ def _shows_up(reply: Reply) -> bool:
 def _local_addresses(socket: RouteSocket) -> set[bytes]:
     found = set()
     for reply in socket.ask(_LOCAL_ROUTES):
-        if _ROUTE.unpack_from(reply.body)[7] == RTN_LOCAL:
-            found |= {payload for kind, payload in netlink.attributes(reply.body[_ROUTE.size :]) if kind == RTA_DST}
+        if ROUTE.unpack_from(reply.body)[7] == RTN_LOCAL:
+            found |= {payload for kind, payload in netlink.attributes(reply.body[ROUTE.size :]) if kind == RTA_DST}
     return found

@@ -11,11 +11,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from lab.kernel import netlink
 from lab.kernel.netlink import (
+    ADDRESS,
     LINK,
     NEW,
     NLM_F_CREATE,
     NLM_F_REPLACE,
     NLM_F_REQUEST,
+    ROUTE,
     Request,
     attribute,
     nested,
@@ -42,8 +44,6 @@ NUD_PERMANENT = 0x80
 RTA_DST, RTA_OIF, RTA_GATEWAY = 1, 4, 5
 RT_TABLE_MAIN, RTPROT_STATIC, RTN_UNICAST = 254, 4, 1
 
-_ADDRESS = struct.Struct("=BBBBi")
-_ROUTE = struct.Struct("=BBBBBBBBI")
 _NEIGHBOUR = struct.Struct("=BxxxiHBB")
 _VXLAN_ENDS = {4: (IFLA_VXLAN_GROUP, IFLA_VXLAN_LOCAL), 6: (IFLA_VXLAN_GROUP6, IFLA_VXLAN_LOCAL6)}
 _FAMILY = {4: AF_INET, 6: AF_INET6}
@@ -165,7 +165,7 @@ def _up(ifindex: int, name: str, more: bytes = b"") -> Request:
 def _address(ifindex: int, address: InterfaceAddress, name: str) -> Request:
     packed = address.ip.packed
     length = address.network.prefixlen
-    body = _ADDRESS.pack(_FAMILY[address.version], length, 0, 0, ifindex) + attribute(IFA_LOCAL, packed)
+    body = ADDRESS.pack(_FAMILY[address.version], length, 0, 0, ifindex) + attribute(IFA_LOCAL, packed)
     body += attribute(IFA_ADDRESS, packed)
     if address.version == 6:
         body += u32(IFA_FLAGS, IFA_F_NODAD)
@@ -182,7 +182,7 @@ def _neighbour(own: InterfaceSpec, neighbour: Neighbour) -> Request:
 def _route(hop: Hop, namespace: str) -> Request:
     family = _FAMILY[hop.via.version]
     length = hop.prefix.prefixlen
-    body = _ROUTE.pack(family, length, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0)
+    body = ROUTE.pack(family, length, 0, 0, RT_TABLE_MAIN, RTPROT_STATIC, 0, RTN_UNICAST, 0)
     if length:
         body += attribute(RTA_DST, hop.prefix.network_address.packed)
     body += attribute(RTA_GATEWAY, hop.via.packed) + u32(RTA_OIF, hop.ifindex)

@@ -110,14 +110,15 @@ def _failed(columns: Sequence[Column]) -> Markup:
 
 def _skipped(columns: Sequence[Column]) -> Markup:
     """Each reason once, with its kernel and the tests that were left out for it."""
-    costs: dict[tuple[str, str], list[str]] = {}
+    left_out: dict[tuple[str, str], list[str]] = {}
     for column in columns:
         for result in column.results:
             if word_of(result) == "skipped":
-                costs.setdefault((column.name, result.reason), []).append(result.nodeid)
+                left_out.setdefault((column.name, result.reason), []).append(result.nodeid)
     row = Markup("<tr><td>{}<td class=reason>{}<td><details><summary>{}</summary>{}</details>")
     rows = [
-        row.format(kernel, reason, len(tests), Markup("<br>").join(tests)) for (kernel, reason), tests in costs.items()
+        row.format(kernel, reason, len(tests), Markup("<br>").join(tests))
+        for (kernel, reason), tests in left_out.items()
     ]
     head = Markup("<h2>Skipped</h2><table><thead><tr><th>kernel<th>reason<th>tests<tbody>{}</table>")
     return head.format(_joined(rows)) if rows else Markup("")

@@ -43,6 +43,11 @@ def source(tmp_path: Path) -> Path:
     return folder / "probe.bpf.c"
 
 
+def kept(cache: Path) -> list[Path]:
+    """Objects and manifests: all but the file whose time tells when the cache was swept."""
+    return [each for each in cache.iterdir() if each.name != "swept"]
+
+
 def age(path: Path, seconds: float = 10) -> None:
     then = time.time() - seconds
     os.utime(path, (then, then))
@@ -65,7 +70,7 @@ def test_an_object_is_made_and_nothing_is_left_beside_the_source(source, cache):
     assert ObjectFile(found).btf is not None
     assert sorted(each.name for each in source.parent.iterdir()) == ["own.h", "probe.bpf.c"]
     assert cache.stat().st_mode & 0o777 == 0o700
-    assert sorted(each.suffix for each in cache.iterdir() if each.name != "swept") == [".json", ".o"]
+    assert sorted(each.suffix for each in kept(cache)) == [".json", ".o"]
 
 
 def test_clang_does_not_run_twice_for_the_same(source, compilations):
@@ -191,7 +196,7 @@ def test_four_processes_build_at_once(source, cache):
     found = {each.communicate(timeout=60)[0].strip() for each in running}
     assert len(found) == 1
     assert "xdp" in ObjectFile(Path(found.pop())).sections
-    assert sorted(each.suffix for each in cache.iterdir() if each.name != "swept") == [".json", ".o"]
+    assert sorted(each.suffix for each in kept(cache)) == [".json", ".o"]
 
 
 def test_a_killed_build_leaves_whole_files_or_none(source, cache):
@@ -204,7 +209,7 @@ def test_a_killed_build_leaves_whole_files_or_none(source, cache):
             builder.wait(timeout=moment * 0.02)
         builder.kill()
         builder.communicate()
-        left = [each for each in cache.iterdir() if each.name != "swept"] if cache.exists() else []
+        left = kept(cache) if cache.exists() else []
         assert {each.suffix for each in left} <= {".o", ".json"}
         assert all("xdp" in ObjectFile(each).sections for each in left if each.suffix == ".o")
         for each in left:
